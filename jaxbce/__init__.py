@@ -1,0 +1,53 @@
+"""Binary cross-entropy for JAX: exact, strict, fast.
+
+Losses
+    `binary_cross_entropy_with_logits`: of logits, the form to train with.
+    `binary_cross_entropy`: of probabilities.
+
+Accumulating
+    `Average`: the mean that stays right over unequal batches, masks, gradient accumulation and devices.
+
+All losses are pure functions for use inside `jit`, `grad`, `vmap`, `scan`, `remat` and `shard_map`, or outside them.
+They share the meaning of their arguments:
+
+Predictions (`logits`, `probs`)
+    Floating; arrays, Python floats or nested lists of them. Computation and result are in at least float32:
+    bfloat16 and float16 predictions give a float32 loss and gradients of their own dtype, float64 stays float64.
+    No other argument decides the dtype, and the result is never weakly typed.
+
+`labels`
+    Of the shape of the predictions, or a scalar: nothing else is broadcast. Bool, integer or floating, in [0, 1];
+    soft labels are welcome everywhere.
+
+`pos_weight`, `weight`
+    ≥ 0. `pos_weight` multiplies the positive part of the loss, the part that carries the label y; `weight`
+    multiplies the whole. Both broadcast to the shape of the predictions, right-aligned, and never enlarge it: `[C]`
+    is a weight per class of `[N, C]`, `[N, 1]` one per example. Losses are differentiable with respect to both, and
+    a weight of 0 leaves no trace even of an infinite loss.
+
+`label_smoothing`
+    s in [0, 1]: labels become y·(1 - s) + s/2, as in Keras.
+
+`where`
+    Bool mask that broadcasts to the shape of the predictions. Masked entries may hold anything, NaN and inf
+    included: they reach neither value nor derivatives, and no check looks at them. They read 0 under "none".
+
+`axis`, `reduction`
+    "none": the loss of each entry. "sum": Σ wℓ. "mean": Σ wℓ / number of included entries, as PyTorch has it: not
+    divided by Σ w. "weighted_mean": Σ wℓ / Σ w. `axis` names the axes to reduce; None is all of them. Where
+    everything is masked the result is 0 with zero gradient; the mean of an empty array is NaN, its sum 0.
+
+Refusals
+    Wrong dtypes are a TypeError; wrong shapes, unknown options and, wherever values can be read, values outside
+    their domain are a ValueError. Under a transform no value can be read: a value outside its domain then makes the
+    result NaN, and `jax.experimental.checkify.checkify(f, errors=checkify.user_checks)` makes it an error that
+    names the argument. The checks cost nothing in a compiled program that is not checkified.
+
+Options such as `reduction` are Python values: close over them (`functools.partial`) before `jit` or `vmap`.
+"""
+
+from jaxbce._binary import binary_cross_entropy as binary_cross_entropy
+from jaxbce._binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from jaxbce._reduction import Average as Average
+
+__version__ = "0.1.0"
