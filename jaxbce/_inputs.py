@@ -168,11 +168,13 @@ def smooth(labels: Array, label_smoothing: Array | None) -> Array:
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:
     try:
-        return jnp.asarray(value)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+            return jnp.asarray(value)
+        # Numbers written inside a traced function stay readable, and so are checked like any other.
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{function}: {name} must be an array or numbers, got {type(value).__name__}: {error}"
-        ) from None
+        raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
 
 
 def _is_float(array: Array) -> bool:

@@ -189,15 +189,23 @@ def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[
 
 
 @jax.custom_jvp
+def _quotient(a: Array, x: Array) -> Array:
+    """a/x, with 1e12 for 1/0."""
+    return jnp.where(x == 0.0, 1e12 * a, a / x)
+
+
+@functools.partial(_quotient.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
+    a, x = primals
+    return _quotient(a, x), _directional(
+        (lambda: _reciprocal(x), tangents[0]),
+        # (a/x)/x is 0 at a = 0, where a/x² would meet 0·inf: 1/x² overflows long before 1/x.
+        (lambda: -_quotient(_quotient(a, x), x), tangents[1]),
+    )
+
+
 def _reciprocal(x: Array) -> Array:
-    """1/x, and 1e12 at 0."""
-    return jnp.where(x == 0.0, 1e12, 1.0 / x)
-
-
-@_reciprocal.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,) = primals
-    return _reciprocal(x), -(_reciprocal(x) ** 2) * tangents[0]
+    return _quotient(jnp.ones_like(x), x)
 
 
 @jax.custom_jvp
@@ -249,7 +257,7 @@ def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array,
 def _prob_partial_fractions(p: Array, labels: Array, pos_weight: Array | None) -> Array:
     """b/(1 - p) - a/p: the slope in the form that has its limits at 0 and 1, and that is differentiated further."""
     a, b = _coefficients(labels, pos_weight)
-    return b * _reciprocal(1.0 - p) - a * _reciprocal(p)
+    return _quotient(b, 1.0 - p) - _quotient(a, p)
 
 
 @jax.custom_jvp

@@ -1,0 +1,102 @@
+"""Evaluate in padded batches of unequal size, and get the mean of the whole.
+
+Scikit-learn's breast-cancer data and its logistic regression. The held-out half comes in batches of unequal size,
+each padded to the largest so that one compiled function serves them all. `Average` adds up what the mean needs;
+the result is the mean over all examples at once, which the mean of the batch means is not.
+
+Run it with: python examples/evaluate.py
+"""
+
+import argparse
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from jaxbce import Average, binary_cross_entropy_with_logits
+
+
+def predict(params, features):
+    """One logit per example."""
+    kernel, bias = params
+    # Some accelerators round the factors of a product by default; that would hide whether the means agree.
+    return jnp.dot(features, kernel, precision="highest") + bias
+
+
+@jax.jit
+def evaluate_batch(params, features, labels, mask) -> Average:
+    """The loss of one batch, ready to be added to others."""
+    losses = binary_cross_entropy_with_logits(predict(params, features), labels, where=mask, reduction="none")
+    return Average.of(losses, where=mask)
+
+
+@jax.jit
+def evaluate_stack(params, stack) -> Average:
+    """The same over batches that are stacked into one array: the loop and the sum are compiled too."""
+
+    def add(average, batch):
+        return average + evaluate_batch(params, *batch), None
+
+    nothing = Average.of(jnp.zeros(0, jnp.float32))
+    return jax.lax.scan(add, nothing, stack)[0]
+
+
+def padded(features, labels, size: int):
+    """A batch of `size` rows and the mask of the real ones. Masked rows may hold anything, even NaN and no label."""
+    missing = size - len(labels)
+    return (
+        np.pad(features, ((0, missing), (0, 0)), constant_values=np.nan),
+        np.pad(labels, (0, missing), constant_values=-1),
+        np.arange(size) < len(labels),
+    )
+
+
+def main() -> None:
+    """Fit, evaluate in three ways, compare with the mean over everything at once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0, help="of the split and of the batch sizes")
+    options = parser.parse_args()
+
+    features, labels = load_breast_cancer(return_X_y=True)
+    train_features, features, train_labels, labels = train_test_split(
+        features, labels, test_size=0.5, stratify=labels, random_state=options.seed
+    )
+    scaler = StandardScaler().fit(train_features)
+    model = LogisticRegression().fit(scaler.transform(train_features), train_labels)
+    features = scaler.transform(features).astype(np.float32)
+    params = (model.coef_[0].astype(np.float32), model.intercept_[0].astype(np.float32))
+
+    rng = np.random.default_rng(options.seed)
+    cuts = np.sort(rng.choice(np.arange(1, len(labels)), options.batches - 1, replace=False))
+    pieces = list(zip(np.split(features, cuts), np.split(labels, cuts), strict=True))
+    sizes = [len(piece_labels) for _, piece_labels in pieces]
+    batches = [padded(*piece, max(sizes)) for piece in pieces]
+    print(f"{len(labels)} examples in batches of {', '.join(map(str, sizes))}")
+
+    averages = [evaluate_batch(params, *batch) for batch in batches]
+    stack = tuple(np.stack(arrays) for arrays in zip(*batches, strict=True))
+    one_shot = float(binary_cross_entropy_with_logits(predict(params, features), labels))
+    results = {
+        "Average, summed over batches": float(sum(averages).value),
+        "Average, inside lax.scan": float(evaluate_stack(params, stack).value),
+        "mean of the batch means (wrong)": float(np.mean([average.value for average in averages])),
+    }
+    print(f"{'':<32} {'loss':>12} {'relative difference':>20}")
+    print(f"{'one-shot mean':<32} {one_shot:12.9f}")
+    for name, loss in results.items():
+        print(f"{name:<32} {loss:12.9f} {abs(loss / one_shot - 1):20.1e}")
+
+    # Another order of summation moves the last digits of a float32, and nothing else.
+    right = [loss for name, loss in results.items() if name.startswith("Average")]
+    if not np.allclose(right, one_shot, rtol=1e-6, atol=0):
+        sys.exit("the averages differ from the one-shot mean")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""A strict session: float64 on, no implicit promotion of dtypes or ranks, warnings are errors (pyproject.toml)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbce
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _names_of_examples(doctest_namespace: dict[str, object]) -> None:
+    doctest_namespace.update(jax=jax, jnp=jnp, np=np)
+    doctest_namespace.update({name: value for name, value in vars(jaxbce).items() if not name.startswith("_")})
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20260101)

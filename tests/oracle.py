@@ -1,0 +1,119 @@
+"""The definitions, written naively in high precision: what the package is measured against.
+
+`mp_*` are scalar and exact (mpmath); the others are NumPy in float64 or better, for whole arrays.
+"""
+
+import mpmath
+import numpy as np
+
+mpmath.mp.prec = 200
+
+
+def times(factor, value):
+    """factor·value with 0·inf = 0."""
+    factor, value = np.broadcast_arrays(np.asarray(factor, np.float64), value)
+    with np.errstate(invalid="ignore"):
+        return np.where((factor == 0) & ~np.isnan(value), 0, factor * value)
+
+
+def softplus(x):
+    return np.logaddexp(0, np.asarray(x, np.longdouble))
+
+
+def sigmoid(x):
+    return np.exp(-softplus(-np.asarray(x, np.longdouble)))
+
+
+def logit_loss(x, y, w=1.0):
+    return times(w * y, softplus(-x)) + times(1 - y, softplus(x))
+
+
+def logit_slope(x, y, w=1.0):
+    return (1 - y) * sigmoid(x) - w * y * sigmoid(-x)
+
+
+def logit_curvature(x, y, w=1.0):
+    return (w * y + 1 - y) * sigmoid(x) * sigmoid(-x)
+
+
+def prob_loss(p, y, w=1.0):
+    p = np.asarray(p, np.longdouble)
+    with np.errstate(divide="ignore"):
+        return -(w * y * np.maximum(np.log(p), -100) + (1 - y) * np.maximum(np.log1p(-p), -100))
+
+
+def prob_slope(p, y, w=1.0):
+    p = np.asarray(p, np.longdouble)
+    return (1 - y) * _reciprocal(1 - p) - w * y * _reciprocal(p)
+
+
+def prob_curvature(p, y, w=1.0):
+    p = np.asarray(p, np.longdouble)
+    return (1 - y) * _reciprocal(1 - p) ** 2 + w * y * _reciprocal(p) ** 2
+
+
+def _reciprocal(x):
+    with np.errstate(divide="ignore"):
+        return np.where(x == 0, 1e12, 1 / x)
+
+
+def reduce(losses, weight=None, where=None, axis=None, reduction="mean"):
+    """The reductions of DESIGN, entry by entry."""
+    weights = np.broadcast_to(np.float64(1) if weight is None else np.asarray(weight, np.float64), losses.shape)
+    mask = np.broadcast_to(True if where is None else where, losses.shape)
+    weighted = np.where(mask, times(weights, losses), 0)
+    if reduction == "none":
+        return weighted
+    total = weighted.sum(axis)
+    if reduction == "sum":
+        return total
+    number = np.where(mask, weights if reduction == "weighted_mean" else 1, 0).sum(axis)
+    return np.where(number == 0, 0, total / np.where(number == 0, 1, number))
+
+
+def mp_softplus(x):
+    """log(1 + exp(x)), without a cancellation at any x."""
+    return max(x, 0) + mpmath.log1p(mpmath.exp(-abs(x)))
+
+
+def mp_sigmoid(x):
+    return mpmath.exp(-mp_softplus(-x))
+
+
+def mp_logit_loss(x, y, w):
+    return w * y * mp_softplus(-x) + (1 - y) * mp_softplus(x)
+
+
+def mp_logit_slope_terms(x, y, w):
+    """∂ℓ/∂x as a difference of two non-negative terms."""
+    return (1 - y) * mp_sigmoid(x), w * y * mp_sigmoid(-x)
+
+
+def mp_logit_curvature(x, y, w):
+    return (w * y + 1 - y) * mp_sigmoid(x) * mp_sigmoid(-x)
+
+
+def mp_prob_loss(p, y, w):
+    positive = mpmath.mpf(-100) if p == 0 else max(mpmath.log(p), -100)
+    negative = mpmath.mpf(-100) if p == 1 else max(mpmath.log1p(-p), -100)
+    return -(w * y * positive + (1 - y) * negative)
+
+
+def ulps(got, exact, dtype, scale=None, tiny=1.0):
+    """Errors of `got` in units in the last place of `scale` (the exact value itself by default).
+
+    Up to `tiny` times the smallest normal number counts as zero: XLA flushes subnormal intermediates, which the
+    caller's weights may have multiplied. What overflows the dtype must have come out as inf.
+    """
+    info = np.finfo(dtype)
+    escape = mpmath.mpf(float(info.tiny)) * max(1, tiny)
+    scale = exact if scale is None else scale
+    errors = []
+    for g, e, s in zip(np.ravel(got), exact, scale, strict=True):
+        if abs(e) > mpmath.mpf(float(info.max)):
+            errors.append(0.0 if np.isinf(g) and g * mpmath.sign(e) > 0 else np.inf)
+            continue
+        _, exponent = mpmath.frexp(max(abs(s), mpmath.mpf(float(info.tiny))))
+        error = max(abs(mpmath.mpf(float(g)) - e) - escape, 0)
+        errors.append(float(error / mpmath.ldexp(1, exponent - 1 - info.nmant)))
+    return np.asarray(errors)

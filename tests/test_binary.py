@@ -1,0 +1,146 @@
+"""What is particular to the two binary cross-entropies: infinities, limits, known values, kinship."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbce import binary_cross_entropy, binary_cross_entropy_with_logits
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "w", "loss", "slope", "label_slope"),
+    [
+        (INF, 1.0, None, 0.0, 0.0, -INF),
+        (INF, 1.0, 3.0, 0.0, 0.0, -INF),
+        (INF, 0.0, None, INF, 1.0, -INF),
+        (INF, 0.0, 3.0, INF, 1.0, -INF),
+        (-INF, 0.0, None, 0.0, 0.0, INF),
+        (-INF, 0.0, 3.0, 0.0, 0.0, INF),
+        (-INF, 1.0, None, INF, -1.0, INF),
+        (-INF, 1.0, 3.0, INF, -3.0, INF),
+        (-INF, 1.0, 0.0, 0.0, 0.0, 0.0),
+        (INF, 0.5, None, INF, 0.5, -INF),
+        (-INF, 0.25, 2.0, INF, -0.5, INF),
+    ],
+)
+def test_infinite_logits(x, y, w, loss, slope, label_slope):
+    """A certain and right prediction costs exactly nothing; a certain and wrong one has a finite gradient."""
+
+    def f(x, y):
+        return binary_cross_entropy_with_logits(x, y, pos_weight=w)
+
+    x, y = jnp.float32(x), jnp.float32(y)
+    for transform in (lambda g: g, jax.jit):
+        assert transform(f)(x, y) == loss
+        assert transform(jax.grad(f))(x, y) == slope
+        assert transform(jax.grad(f, argnums=1))(x, y) == label_slope
+        assert transform(jax.hessian(f))(x, y) == 0
+        assert transform(jax.jacfwd(f))(x, y) == slope
+
+
+@pytest.mark.parametrize(
+    ("p", "y", "loss", "slope", "curvature"),
+    [
+        (0.0, 0.0, 0.0, 1.0, 1.0),
+        (1.0, 1.0, 0.0, -1.0, 1.0),
+        (0.0, 1.0, 100.0, -1e12, 1e24),
+        (1.0, 0.0, 100.0, 1e12, 1e24),
+        (0.0, 0.5, 50.0, 0.5 - 5e11, 5e23),
+        (0.25, 1.0, np.log(4), -4.0, 16.0),
+        (0.25, 0.0, -np.log(0.75), 4 / 3, 16 / 9),
+    ],
+)
+def test_certain_probabilities(p, y, loss, slope, curvature):
+    for dtype, tolerance in ((jnp.float32, 1e-6), (jnp.float64, 1e-14)):
+        x, y = dtype(p), dtype(y)
+        np.testing.assert_allclose(binary_cross_entropy(x, y), loss, rtol=tolerance)
+        np.testing.assert_allclose(jax.grad(binary_cross_entropy)(x, y), slope, rtol=tolerance)
+        np.testing.assert_allclose(jax.hessian(binary_cross_entropy)(x, y), curvature, rtol=tolerance)
+
+
+def test_a_probability_may_be_half_precision_and_certain():
+    """PyTorch's float16 gradient is NaN here."""
+    p, y = jnp.asarray([0.0, 1.0, 0.0], jnp.float16), jnp.asarray([0.0, 1.0, 0.25], jnp.float16)
+    gradient = jax.grad(lambda p: binary_cross_entropy(p, y, reduction="sum"))(p)
+    np.testing.assert_array_equal(gradient, np.asarray([1.0, -1.0, -np.inf], np.float16))
+
+
+def test_gradient_of_a_chained_sigmoid_is_not_flattened():
+    """The logit form's gradient, -σ(-x), through a probability that float32 can still resolve."""
+    x = jnp.asarray([-80.0, -50.0, -20.0, 0.0, 5.0], jnp.float32)
+
+    def chained(x):
+        return binary_cross_entropy(jax.nn.sigmoid(x), 1, reduction="sum")
+
+    direct = jax.grad(lambda x: binary_cross_entropy_with_logits(x, 1, reduction="sum"))(x)
+    np.testing.assert_allclose(jax.grad(chained)(x), direct, rtol=1e-5)
+
+
+def test_the_two_forms_agree(rng):
+    x = rng.normal(0, 3, 200)
+    y = rng.random(200)
+    for options in ({}, {"pos_weight": 2.5}, {"weight": 3.0}, {"label_smoothing": 0.2}, {"reduction": "sum"}):
+        logit_form = binary_cross_entropy_with_logits(x, y, **options)
+        np.testing.assert_allclose(binary_cross_entropy(1 / (1 + np.exp(-x)), y, **options), logit_form, rtol=1e-12)
+
+
+def test_logit_form_is_two_class_cross_entropy(rng):
+    x = rng.normal(0, 5, 50)
+    log_p = jax.nn.log_softmax(jnp.stack([jnp.zeros_like(x), x]), axis=0)
+    for y in (0, 1):
+        losses = binary_cross_entropy_with_logits(x, y, reduction="none")
+        np.testing.assert_allclose(losses, -log_p[y], rtol=1e-12, atol=1e-15)
+
+
+def test_gradient_at_zero():
+    """Where every zero-initialised head starts; max(x, 0) and |x| both have their kink there."""
+    for y in (0.0, 0.3, 1.0):
+        for zero in (0.0, -0.0):
+            x = jnp.float32(zero)
+            np.testing.assert_allclose(jax.grad(binary_cross_entropy_with_logits)(x, y), 0.5 - y, atol=1e-7)
+            assert jax.hessian(binary_cross_entropy_with_logits)(x, y) == 0.25
+            for order in (jax.jacfwd, jax.jacrev):
+                assert order(jax.hessian(binary_cross_entropy_with_logits))(x, y) == 0
+
+
+def test_vanished_tails_are_there():
+    """Where PyTorch's loss or gradient, and every peer's Hessian, is exactly 0."""
+    loss = binary_cross_entropy_with_logits
+    x = jnp.float32(20.0)
+    tail = np.exp(-20.0)
+    np.testing.assert_allclose(loss(-x, 0.0), tail, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss)(x, 1.0), -tail, rtol=1e-6)
+    np.testing.assert_allclose(jax.hessian(loss)(x, 0.0), tail, rtol=1e-6)
+    np.testing.assert_allclose(jax.hessian(loss)(x, 1.0), tail, rtol=1e-6)
+
+
+def test_label_gradient_is_minus_the_logit_exactly(rng):
+    x = jnp.asarray(10.0 ** rng.uniform(-30, 30, 100) * rng.choice([-1, 1], 100), jnp.float32)
+
+    def total(y, w=None):
+        return binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction="sum")
+
+    y = jnp.full_like(x, 0.5)
+    chex.assert_trees_all_equal(jax.grad(total)(y), -x)
+    chex.assert_trees_all_equal(jax.jit(jax.grad(total))(y, jnp.float32(1)), -x)
+
+
+def test_unperturbed_arguments_cost_no_nan():
+    """Only the arguments that are differentiated take part: 0·inf never forms for the others."""
+    x, y, w = jnp.float32(INF), jnp.float32(1), jnp.float32(2)
+
+    def f(x, y, w):
+        return binary_cross_entropy_with_logits(x, y, pos_weight=w)
+
+    for argnums in (0, 2):
+        assert jax.grad(f, argnums)(x, y, w) == 0
+        assert (
+            jax.linearize(
+                lambda a, n=argnums: f(*[a if i == n else v for i, v in enumerate((x, y, w))]), (x, y, w)[argnums]
+            )[1](jnp.float32(1))
+            == 0
+        )

@@ -1,0 +1,202 @@
+"""The boundary: what is refused, when, and in which words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+from jaxbce import Average, binary_cross_entropy, binary_cross_entropy_with_logits
+from tests.losses import LOSSES
+
+every_loss = pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
+
+X = jnp.full((3, 2), 0.5, jnp.float32)
+Y = jnp.ones((3, 2), jnp.float32)
+
+
+def refuses(error, *words):
+    """The error, with every one of these words in its message."""
+    return pytest.raises(error, match="(?s)" + "".join(f"(?=.*{word})" for word in words))
+
+
+@every_loss
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (X, Y[:, 0], [r"\(3, 2\)", r"\(3,\)", r"one_hot\(labels, 2\)"]),
+        (X[:, 0], Y[:, :1], [r"\(3,\)", r"\(3, 1\)", r"labels\.squeeze\(-1\)"]),
+        (X[:, :1], Y[:, 0], [r"\(3, 1\)", r"\(3,\)", r"\.squeeze\(-1\)"]),
+        (X, Y[:1], [r"\(3, 2\)", r"\(1, 2\)", "broadcast_to"]),
+        (X[0, 0], Y[0], [r"\(\)", r"\(2,\)"]),
+    ],
+)
+def test_labels_of_another_shape(row, x, y, words):
+    for call in (row.function, jax.jit(row.function), jax.grad(row.function)):
+        with refuses(ValueError, row.name, "labels", *words):
+            call(x, y)
+
+
+@every_loss
+@pytest.mark.parametrize("name", ["pos_weight", "weight", "where"])
+def test_weights_and_masks_never_enlarge(row, name):
+    for shape in [(3,), (2, 3, 2), (4, 3, 2), (1, 1, 1), (3, 3)]:
+        with refuses(ValueError, row.name, name, str(shape).replace("(", r"\(").replace(")", r"\)"), r"\(3, 2\)"):
+            row.function(X, Y, **{name: jnp.ones(shape, bool)})
+
+
+@every_loss
+def test_dtypes(row):
+    for x in (X.astype(jnp.int32), X > 0, X.astype(jnp.complex64), 1, [1, 2]):
+        with refuses(TypeError, row.name, "floating"):
+            row.function(x, 1)
+    for name in ("labels", "pos_weight", "weight", "label_smoothing"):
+        with refuses(TypeError, row.name, name, "complex64"):
+            row.function(X, **{"labels": Y} | {name: jnp.complex64(1)})
+    for mask in (jnp.ones((3, 2), jnp.int32), 1, Y):
+        with refuses(TypeError, row.name, "where", "bool"):
+            row.function(X, Y, where=mask)
+    for y in (None, "1", object()):
+        with refuses(TypeError, row.name, "labels"):
+            row.function(X, y)
+
+
+@every_loss
+def test_options(row):
+    for reduction in ("batchmean", "Mean", None, 1, X, ["mean"]):
+        with refuses(ValueError, row.name, "'none', 'mean', 'weighted_mean', 'sum'"):
+            row.function(X, Y, reduction=reduction)
+    for axis, error in [
+        (2, ValueError),
+        (-3, ValueError),
+        ((0, 0), ValueError),
+        ((0, -2), ValueError),
+        (0.5, TypeError),
+    ]:
+        with refuses(error, row.name, "axis"):
+            row.function(X, Y, axis=axis)
+    with refuses(ValueError, row.name, "axis", "none"):
+        row.function(X, Y, axis=0, reduction="none")
+    with refuses(ValueError, row.name, "label_smoothing", "scalar"):
+        row.function(X, Y, label_smoothing=[0.1, 0.2])
+    with refuses(TypeError, "positional"):
+        row.function(X, Y, 2.0)
+
+
+OUTSIDERS = [
+    ("labels", {"labels": jnp.asarray([0.0, 1.5, -2.0])}, "from -2 to 1.5"),
+    ("labels", {"labels": jnp.asarray([0, 1, 2])}, "from 0 to 2"),
+    ("labels", {"labels": -1}, "from -1 to -1"),
+    ("pos_weight", {"pos_weight": jnp.asarray([1.0, -0.5, 2.0])}, "from -0.5 to 2"),
+    ("weight", {"weight": -3}, "from -3 to -3"),
+    ("label_smoothing", {"label_smoothing": 1.5}, "from 1.5 to 1.5"),
+    ("label_smoothing", {"label_smoothing": -0.1}, "from -0.1 to -0.1"),
+]
+
+
+@every_loss
+@pytest.mark.parametrize(("name", "arguments", "extremes"), OUTSIDERS)
+class TestOutsideTheDomain:
+    def arguments(self, arguments):
+        return {"labels": jnp.asarray([0.0, 1.0, 1.0], jnp.float32), **arguments}
+
+    def test_eagerly_it_is_an_error(self, row, name, arguments, extremes):
+        with refuses(ValueError, row.name, name, extremes):
+            row.function(X[:, 0], **self.arguments(arguments))
+        with refuses(ValueError, row.name, name, extremes):  # what is written inside a traced function, too
+            jax.jit(jax.grad(lambda x: row.function(x, **{"labels": 1, **arguments})))(X[:, 0])
+
+    def test_traced_it_is_nan_in_value_and_gradient(self, row, name, arguments, extremes):
+        del name, extremes
+
+        def loss(x, arguments):
+            return row.function(x, **arguments)
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(X[:, 0], self.arguments(arguments))
+        assert np.isnan(value)
+        assert np.isnan(gradient).any()
+
+    def test_checkify_names_it(self, row, name, arguments, extremes):
+        def loss(x, arguments):
+            return row.function(x, **arguments)
+
+        mapped = jax.vmap(loss, (0, None))
+        for transformed, x in [(loss, X[:, 0]), (jax.grad(loss), X[:, 0]), (mapped, X.T)]:
+            checked = checkify.checkify(jax.jit(transformed), errors=checkify.user_checks)
+            with refuses(checkify.JaxRuntimeError, row.name, name, extremes.split(" ")[1]):
+                checked(x, self.arguments(arguments))[0].throw()
+
+
+def test_probabilities_outside_the_unit_interval():
+    p = jnp.asarray([0.5, 2.5, -1.0], jnp.float32)
+    y = jnp.asarray([1, 1, 0])
+    with refuses(ValueError, "binary_cross_entropy", "probs", "from -1 to 2.5", "logits"):
+        binary_cross_entropy(p, y)
+    losses = jax.jit(lambda p: binary_cross_entropy(p, y, reduction="none"))(p)
+    gradient = jax.jit(jax.grad(lambda p: binary_cross_entropy(p, y, reduction="sum")))(p)
+    hessian = jax.jit(jax.hessian(lambda p: binary_cross_entropy(p, y, reduction="sum")))(p)
+    for result in (losses, gradient, jnp.diagonal(hessian)):
+        np.testing.assert_array_equal(np.isnan(result), [False, True, True])
+    checked = checkify.checkify(jax.jit(lambda p: binary_cross_entropy(p, y)), errors=checkify.user_checks)
+    with refuses(checkify.JaxRuntimeError, "probs", "-1.0", "2.5"):
+        checked(p)[0].throw()
+    checked(jnp.asarray([0.0, 1.0, 0.5]))[0].throw()
+
+
+@every_loss
+def test_a_masked_outsider_is_nobody_s_business(row):
+    y = jnp.asarray([1.0, 0.0, -1.0])
+    mask = jnp.asarray([True, True, False])
+    x, v = X[:, 0].at[2].set(7.0), jnp.asarray([1.0, 1.0, -1.0])
+    expected = row.function(x[:2], y[:2])
+
+    def loss(x, y):
+        return row.function(x, y, weight=v, pos_weight=v, where=mask)
+
+    np.testing.assert_allclose(loss(x, y), expected, rtol=1e-6)
+    error, value = checkify.checkify(jax.jit(loss), errors=checkify.user_checks)(x, y)
+    error.throw()
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f: lambda x, y: jax.lax.scan(lambda c, z: (c + f(*z), None), jnp.float32(0), (x[None], y[None]))[0],
+        jax.checkpoint,
+        jax.hessian,
+        lambda f: jax.grad(jax.checkpoint(f)),
+        lambda f: lambda x, y: jax.lax.cond(x.sum() > -1, f, lambda *_: jnp.float32(0), x, y),
+    ],
+    ids=["scan", "checkpoint", "hessian", "grad of checkpoint", "cond"],
+)
+def test_checks_go_with_every_transform(transform):
+    checked = checkify.checkify(jax.jit(transform(binary_cross_entropy_with_logits)), errors=checkify.user_checks)
+    y = jnp.asarray([1.0, 0.0, 2.0], jnp.float32)
+    with refuses(checkify.JaxRuntimeError, "labels", "2.0"):
+        checked(X[:, 0], y)[0].throw()
+    checked(X[:, 0], y * 0.5)[0].throw()
+
+
+def test_checks_are_gone_from_what_is_compiled():
+    """Without `checkify`, nothing is left in the program but the loss."""
+
+    def compiled(loss):
+        text = jax.jit(loss).lower(X, Y).compile().as_text()
+        return text.count("reduce(")
+
+    assert compiled(binary_cross_entropy_with_logits) <= 1
+
+
+def test_average_refuses_in_the_same_words():
+    with refuses(ValueError, r"Average\.of", "weight", "from -1 to 2"):
+        Average.of(X[:, 0], weight=jnp.asarray([-1.0, 1.0, 2.0]))
+    with refuses(ValueError, r"Average\.of", "weight", r"\(3,\)", r"\(3, 2\)"):
+        Average.of(X, weight=jnp.ones(3))
+    with refuses(TypeError, r"Average\.of", "where", "bool"):
+        Average.of(X, where=jnp.ones(2))
+    with refuses(TypeError, r"Average\.of", "losses"):
+        Average.of(X.astype(jnp.complex64))
+    with refuses(ValueError, r"Average\.of", "axis"):
+        Average.of(X, axis=2)
+    assert np.isnan(jax.jit(lambda v: Average.of(X[:, 0], weight=v).value)(jnp.asarray([-1.0, 1.0, 2.0])))

@@ -1,0 +1,74 @@
+"""The face that users see, and the order of the rooms behind it."""
+
+import ast
+import importlib.metadata
+import inspect
+import pathlib
+
+import pytest
+
+import jaxbce
+from tests.losses import LOSSES
+
+PACKAGE = pathlib.Path(jaxbce.__file__).parent
+
+PUBLIC = {"Average", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
+
+COMMON_OPTIONS = ["pos_weight", "weight", "label_smoothing", "where", "axis", "reduction"]
+
+# Imports run downward only, and rooms on one floor do not import each other.
+FLOORS = {"_typing": 0, "_numerics": 0, "_inputs": 1, "_reduction": 2, "_binary": 3, "__init__": 4}
+
+
+def test_exports():
+    assert {name for name in vars(jaxbce) if not name.startswith("_")} == PUBLIC
+    assert {row.name for row in LOSSES} == PUBLIC - {"Average"}
+
+
+def test_the_version_stands_in_one_place():
+    assert importlib.metadata.version("jaxbce") == jaxbce.__version__
+    assert f"## [{jaxbce.__version__}]" in (PACKAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_jax_is_all_that_it_needs():
+    requirements = importlib.metadata.requires("jaxbce") or []
+    assert [r for r in requirements if "extra ==" not in r] == ["jax>=0.6.2"]
+
+
+@pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
+def test_signatures(row):
+    """Data come by position, options by name alone, the common ones last and in one order."""
+    parameters = inspect.signature(row.function).parameters.values()
+    data = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert len(data) + len(options) == len(parameters)
+    assert all(p.default is p.empty for p in data)
+    assert all(p.default is not p.empty for p in options)
+    common = [p.name for p in options if p.name in COMMON_OPTIONS]
+    assert [p.name for p in options][-len(common) :] == common == [name for name in COMMON_OPTIONS if name in common]
+
+
+@pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
+def test_docstrings(row):
+    text = inspect.getdoc(row.function)
+    sections = ["::", "Domain:", "Args:", "Returns:", "Raises:", "Example:", "References:"]
+    places = [text.index(section) for section in sections]
+    assert places == sorted(places)
+    arguments = text[text.index("Args:") : text.index("Returns:")]
+    for name in inspect.signature(row.function).parameters:
+        assert f"\n    {name}: " in arguments
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_run_downward(path):
+    floor = FLOORS[path.stem]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxbce":
+            rooms = [alias.name for alias in node.names] if node.module == "jaxbce" else [node.module.split(".")[1]]
+            for room in rooms:
+                assert FLOORS[room] < floor, f"{path.stem} imports {room}"
+
+
+def test_the_package_never_touches_the_configuration():
+    for path in PACKAGE.glob("*.py"):
+        assert "config.update" not in path.read_text(encoding="utf-8")

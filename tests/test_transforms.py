@@ -1,0 +1,136 @@
+"""Every way a training step or an evaluation may run a loss."""
+
+import contextlib
+import functools
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxbce import Average
+from tests.losses import LOSSES
+
+every_loss = pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
+
+
+@contextlib.contextmanager
+def configured(**options):
+    """The session under other settings of JAX, put back afterwards."""
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def batch(row, rng, dtype=jnp.float32):
+    return jnp.asarray(row.draw(rng, (4, 3)), dtype), jnp.asarray(rng.integers(0, 2, (4, 3)))
+
+
+OPTIONS = {
+    "pos_weight": 3.0,
+    "weight": [0.5, 1.0, 2.0],
+    "label_smoothing": 0.1,
+    "where": [[True], [True], [False], [True]],
+}
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"jax_enable_x64": False},
+        {"jax_disable_jit": True},
+        {"jax_debug_nans": True},
+        {"jax_check_tracer_leaks": True},
+        {"jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"},
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_every_setting_of_jax(row, rng, settings):
+    x, y = batch(row, rng)
+    loss = functools.partial(row.function, **OPTIONS)
+    with configured(jax_enable_x64=False):
+        expected = jax.value_and_grad(loss)(x, y)
+        expected_hvp = jax.jvp(jax.grad(lambda x: loss(x, y)), (x,), (x,))[1]
+    with configured(**settings):
+        chex.assert_trees_all_close(jax.value_and_grad(loss)(x, y), expected, rtol=1e-6)
+        chex.assert_trees_all_close(jax.jit(jax.value_and_grad(loss))(x, y), expected, rtol=1e-6)
+        hvp = jax.jit(lambda x: jax.jvp(jax.grad(lambda x: loss(x, y)), (x,), (x,))[1])(x)
+        chex.assert_trees_all_close(hvp, expected_hvp, rtol=1e-5)
+        chex.assert_type(hvp, jnp.float32)
+
+
+@every_loss
+def test_infinite_values_under_debug_nans(row):
+    x = jnp.asarray([row.extremes[0], row.extremes[-1]], jnp.float32)
+    with configured(jax_debug_nans=True):
+        for y in (0, 1):
+            jax.value_and_grad(functools.partial(row.function, reduction="sum"))(x, y)
+            jax.jit(jax.hessian(functools.partial(row.function, pos_weight=2.0)))(x, y)
+
+
+@every_loss
+def test_remat_scan_and_linearize(row, rng):
+    x, y = batch(row, rng)
+    loss = functools.partial(row.function, **OPTIONS)
+    gradient = jax.grad(loss)(x, y)
+    chex.assert_trees_all_close(jax.grad(jax.checkpoint(loss))(x, y), gradient, rtol=1e-6)
+    value, along = jax.linearize(lambda x: loss(x, y), x)
+    np.testing.assert_allclose(along(x), jnp.vdot(gradient, x), rtol=1e-5)
+    np.testing.assert_allclose(value, loss(x, y), rtol=1e-6)
+
+    def rows(x):
+        return jax.lax.scan(lambda total, z: (total + row.function(*z), None), jnp.float32(0), (x, y))[0]
+
+    expected = jax.grad(lambda x: row.function(x, y, axis=-1).sum())(x)
+    chex.assert_trees_all_close(jax.grad(rows)(x), expected, rtol=1e-6)
+
+
+@every_loss
+def test_per_sample_gradients(row, rng):
+    x, y = batch(row, rng)
+    gradients = jax.vmap(jax.grad(functools.partial(row.function, pos_weight=2.0)))(x, y)
+    for i in range(len(x)):
+        chex.assert_trees_all_close(gradients[i], jax.grad(row.function)(x[i], y[i], pos_weight=2.0), rtol=1e-6)
+
+
+@every_loss
+def test_sharded_over_devices(row, rng):
+    """A step over sharded arrays and a step inside `shard_map` give the loss and gradients of one device."""
+    devices = jax.devices()[: len(jax.devices()) // 2 * 2 or 1]
+    mesh = Mesh(np.asarray(devices), ("data",))
+    n = 4 * len(devices)
+    x = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32)
+    y, mask = jnp.asarray(rng.integers(0, 2, (n, 3))), jnp.asarray(rng.random((n, 3)) < 0.5)
+    expected = jax.value_and_grad(lambda x: row.function(x, y, where=mask))(x)
+
+    placed = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (x, y, mask)]
+    sharded = jax.jit(jax.value_and_grad(lambda x, y, mask: row.function(x, y, where=mask)))(*placed)
+    chex.assert_trees_all_close(sharded, expected, rtol=1e-6)
+
+    def mean(x, y, mask):
+        return Average.of(row.function(x, y, reduction="none"), where=mask).psum("data").value
+
+    over = PartitionSpec("data")
+    mapped = jax.shard_map(mean, mesh=mesh, in_specs=(over, over, over), out_specs=PartitionSpec())
+    chex.assert_trees_all_close(jax.jit(jax.value_and_grad(mapped))(x, y, mask), expected, rtol=1e-6)
+
+
+@every_loss
+def test_exported_with_a_symbolic_batch(row, rng):
+    x, y = batch(row, rng)
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = (jax.ShapeDtypeStruct((n, 3), x.dtype), jax.ShapeDtypeStruct((n, 3), y.dtype))
+    loss = functools.partial(row.function, pos_weight=2.0, weight=[1.0, 2.0, 3.0])
+    for function in (loss, jax.value_and_grad(loss)):
+        exported = jax.export.export(jax.jit(function))(*shapes)
+        reloaded = jax.export.deserialize(exported.serialize())
+        chex.assert_trees_all_close(reloaded.call(x, y), function(x, y), rtol=1e-6)
