@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import checkify
 
 from jaxbce import _numerics
+from jaxbce._checks import checked
 from jaxbce._typing import ArrayLike
 
 
@@ -58,11 +58,10 @@ def admit(
     labels = _labels(function, name, shape, labels)
     mask = admit_mask(function, name, shape, where)
     if name == "probs":
-        _check_domain(function, name, predictions, mask, shape, _PROBS)
-    _check_domain(function, "labels", labels, mask, shape, _LABELS)
+        predictions = _within(function, name, predictions, mask, shape, _PROBS)
     return Admitted(
         predictions,
-        labels,
+        _within(function, "labels", labels, mask, shape, _LABELS),
         admit_weight(function, name, shape, "pos_weight", pos_weight, mask),
         admit_weight(function, name, shape, "weight", weight, mask),
         mask,
@@ -85,8 +84,7 @@ def admit_weight(
         return None
     array = admit_values(function, name, value)
     _check_broadcast(function, target, shape, name, array)
-    _check_domain(function, name, array, mask, shape, _WEIGHT)
-    return array
+    return _within(function, name, array, mask, shape, _WEIGHT)
 
 
 def admit_mask(function: str, target: str, shape: tuple[int, ...], where: ArrayLike | None) -> Array | None:
@@ -110,8 +108,7 @@ def admit_smoothing(function: str, label_smoothing: ArrayLike) -> Array | None:
     array = admit_values(function, "label_smoothing", label_smoothing)
     if array.shape != ():
         raise ValueError(f"{function}: label_smoothing must be a scalar, got shape {array.shape}.")
-    _check_domain(function, "label_smoothing", array, None, (), _SMOOTHING)
-    return array
+    return _within(function, "label_smoothing", array, None, (), _SMOOTHING)
 
 
 def compute_dtype(array: Array) -> type[np.floating]:
@@ -224,28 +221,21 @@ def _check_broadcast(function: str, target: str, shape: tuple[int, ...], name: s
         )
 
 
-def _check_domain(
+def _within(
     function: str, name: str, value: Array, mask: Array | None, shape: tuple[int, ...], domain: _Domain
-) -> None:
-    """Refuse values outside the domain: at once where they can be read, else through `checkify`."""
+) -> Array:
+    """`value`, unless it leaves the domain: refused at once where it can be read, else through `checkify`."""
     if value.dtype == jnp.bool_:
-        return
-    expected = f"{name} must lie in [{domain.low:g}, {domain.high:g}]"
+        return value
+    expected = f"{function}: {name} must lie in [{domain.low:g}, {domain.high:g}], got values from"
     if isinstance(value, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
         outside, low, high = _extremes(value, mask, shape, domain.low, domain.high)
-        checkify.debug_check(
-            ~outside,
-            f"{function}: {expected}, got values from {{low}} to {{high}}. {domain.remedy}",
-            low=low,
-            high=high,
-        )
-        return
+        return checked(value, outside, low, high, f"{expected} {{low}} to {{high}}. {domain.remedy}")
     with jax.ensure_compile_time_eval():
         outside, low, high = _extremes(value, mask, shape, domain.low, domain.high)
         if outside:
-            raise ValueError(
-                f"{function}: {expected}, got values from {float(low):g} to {float(high):g}. {domain.remedy}"
-            )
+            raise ValueError(f"{expected} {float(low):g} to {float(high):g}. {domain.remedy}")
+    return value
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "least", "most"))

@@ -78,8 +78,7 @@ class Average:
 
     def psum(self, axis_name: str | Sequence[str]) -> "Average":
         """The average over all devices (or mapped instances) of `axis_name`, inside `shard_map`, `pmap` or `vmap`."""
-        total, weight = jax.lax.psum((self.total, self.weight), axis_name)
-        return Average(total, weight)
+        return Average(jax.lax.psum(self.total, axis_name), jax.lax.psum(self.weight, axis_name))
 
     @property
     def value(self) -> Array:

@@ -7,6 +7,7 @@ import pytest
 
 import jaxbce
 
+jax.config.update("jax_num_cpu_devices", 2)  # so that sharding is real
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,7 +1,10 @@
 """The accuracy table of the README: errors in ulp against mpmath, over the whole finite range, at points drawn afresh.
 
-The bars are those of XLA on CPU. On other devices exp, log1p and log have errors of their own, of a few ulp; `SLACK`
-says how many times the bar is allowed there.
+The bars are those of XLA on CPU, whose exp and log1p are off by up to 1.7 and 2.5 ulp. On other devices these have
+errors of their own, of a few ulp; `SLACK` says how many times the bar is allowed there.
+
+With a pos_weight the bars are wider: w·q, for one, may lie just below a power of two where q lies just above, and the
+same relative error then counts twice as many ulp.
 """
 
 import functools
@@ -88,7 +91,7 @@ def curvatures(x, y, w):
 def test_logit_loss(seed, dtype, w, soft):
     x = draw_logits(seed, dtype)
     y = draw_labels(seed, x, soft)
-    bar = 3.5 if w is None else 4.5 if dtype == np.float32 else 4
+    bar = 3.5 if w is None else 5
     w = None if w is None else dtype(w)
     assert_within(both_ways(losses, x, y, w), exactly(oracle.mp_logit_loss, x, y, w, dtype), w, bar, x, y)
 
@@ -99,7 +102,7 @@ def test_logit_loss(seed, dtype, w, soft):
 def test_logit_gradient(seed, dtype, w, soft):
     x = draw_logits(seed, dtype)
     y = draw_labels(seed, x, soft)
-    hard_bar, soft_bar = (2, 3) if w is None else (2.5, 5.5)
+    hard_bar, soft_bar = (2, 3) if w is None else (3.5, 5.5)
     w = None if w is None else dtype(w)
     terms = exactly(oracle.mp_logit_slope_terms, x, y, w, dtype)
     exact = [b - a for b, a in terms]
@@ -113,7 +116,7 @@ def test_logit_gradient(seed, dtype, w, soft):
 def test_logit_hessian(seed, dtype, w):
     x = draw_logits(seed, dtype)
     y = draw_labels(seed, x, soft=False)
-    bar = 3 if dtype == np.float32 else 4
+    bar = (3 if dtype == np.float32 else 4) if w is None else 4.5
     w = None if w is None else dtype(w)
     assert_within(both_ways(curvatures, x, y, w), exactly(oracle.mp_logit_curvature, x, y, w, dtype), w, bar, x, y)
 
@@ -124,7 +127,7 @@ def test_probability_loss(seed, dtype, w):
     rng = np.random.default_rng(seed)
     p = np.concatenate([rng.random(600), 2.0 ** rng.uniform(-120, 0, 300), 1 - 2.0 ** rng.uniform(-23, 0, 300), [0, 1]])
     p = p.astype(dtype)
-    bar = 3.5 if w is None else 4.5 if dtype == np.float32 else 4
+    bar = 3.5 if w is None else 5
     w = None if w is None else dtype(w)
 
     def losses(p, y, w):

@@ -178,14 +178,25 @@ def test_checks_go_with_every_transform(transform):
     checked(X[:, 0], y * 0.5)[0].throw()
 
 
-def test_checks_are_gone_from_what_is_compiled():
-    """Without `checkify`, nothing is left in the program but the loss."""
+@every_loss
+def test_checks_leave_no_trace_without_checkify(row):
+    """No effect, which would cost `jit` its fast path and `jax.export` its serialisation; and nothing to compute."""
+    loss = jax.jit(row.function)
+    assert not jax.make_jaxpr(loss)(X, Y).effects
+    assert loss.lower(X, Y).compile().as_text().count(" reduce(") <= 1
 
-    def compiled(loss):
-        text = jax.jit(loss).lower(X, Y).compile().as_text()
-        return text.count("reduce(")
 
-    assert compiled(binary_cross_entropy_with_logits) <= 1
+@every_loss
+def test_checks_under_a_batched_mask(row):
+    """Values that are not batched, under a mask that is: one example's mask must not speak for the others."""
+    x, y = X[:, 0], jnp.asarray([1.0, 0.0, 2.0])
+    masks = jnp.asarray([[True, True, False], [True, True, True]])
+    mapped = jax.jit(jax.vmap(lambda y, mask: row.function(x, y, where=mask), (None, 0)))
+    checked = checkify.checkify(mapped, errors=checkify.user_checks)
+    with refuses(checkify.JaxRuntimeError, row.name, "labels", "2.0"):
+        checked(y, masks)[0].throw()
+    checked(y, masks[:1])[0].throw()
+    np.testing.assert_array_equal(np.isnan(mapped(y, masks)), [False, True])
 
 
 def test_average_refuses_in_the_same_words():

@@ -1,18 +1,25 @@
-"""What PyTorch answers to a case: its own functions where it has the option, else composed of them.
+"""What PyTorch answers: by its own functions where they have the option, else composed of them.
 
-This is the one module, with `record` and `test_live`, that needs PyTorch.
+Only this module, `record` and `test_live` need PyTorch.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn import functional
 
-from .cases import Case
+from tests.parity.cases import Case
 
-FUNCTIONS = {"logits": F.binary_cross_entropy_with_logits, "probs": F.binary_cross_entropy}
+FUNCTIONS = {
+    "logits": functional.binary_cross_entropy_with_logits,
+    "probs": functional.binary_cross_entropy,
+    "sigmoid": lambda logits, labels, **options: functional.binary_cross_entropy(
+        torch.sigmoid(logits), labels, **options
+    ),
+}
 
 
 def evaluate(case: Case) -> dict[str, np.ndarray]:
@@ -95,6 +102,31 @@ def _loss(case: Case, predictions: Tensor, labels: Tensor, weights: dict[str, Te
         weight = weights["weight"] if case.where is not None else weights["weight"].expand(shape)
         count = torch.zeros_like(count).masked_scatter(mask, weight)
     return total / count.sum(axes)
+
+
+def answer(function: str, arguments: dict[str, Any], quantity: str) -> Any:
+    """One quantity of one call, named as in `differences`; raises where PyTorch refuses."""
+    arguments = {name: _tensor(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
+    order, _, argument = quantity.partition("_")
+    if order in ("d", "d2"):
+        arguments[argument].requires_grad_()
+    options = {name: value for name, value in arguments.items() if name not in ("predictions", "labels")}
+    loss = FUNCTIONS[function](arguments["predictions"], arguments["labels"], **options, reduction="none")
+    if order == "d":
+        return _grad(loss.sum(), [arguments[argument]])[0].numpy()
+    if order == "d2":
+        slope = _grad(loss.sum(), [arguments[argument]], create_graph=True)[0]
+        return _grad(slope.sum(), [arguments[argument]])[0].numpy()
+    if quantity == "dtype":
+        return str(loss.dtype).removeprefix("torch.")
+    return loss.detach().numpy()
+
+
+def _tensor(value: np.ndarray) -> Tensor:
+    """PyTorch does not read NumPy's bfloat16."""
+    if value.dtype.name == "bfloat16":
+        return torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
+    return torch.from_numpy(value)
 
 
 def _leaf(value: np.ndarray) -> Tensor:

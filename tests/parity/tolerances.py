@@ -8,10 +8,10 @@ says how often each is rounded. There is no tolerance beside it.
 
 import numpy as np
 
-from .cases import Case
+from tests.parity.cases import Case
 
 # Two libraries, each with an elementary function of a few ulp (ours ≤ 4.5 in value) and a few products of weights.
-ROUNDINGS = 8
+ROUNDINGS = 4
 
 # PyTorch adds 1e-12 to p and to 1 - p in the second derivative of the probability form.
 TORCH_EPSILON = 1e-12
@@ -28,9 +28,9 @@ def allowed(case: Case, reference: dict[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def compared(case: Case, name: str) -> np.ndarray:
-    """Which entries of a quantity to compare: those where PyTorch's derivatives are those of its loss: p·(1 - p) > 1e-12. Elsewhere `differences` has the figures.
+    """Which entries of a quantity to compare: those with p·(1 - p) > 1e-12, and every loss.
 
-    A derivative with respect to a weight sums over entries that carry the loss, which is the same everywhere.
+    Elsewhere PyTorch's derivatives with respect to p and y are not those of its loss; `differences` has the figures.
     """
     if case.function == "logits" or name in ("loss", "d_weight", "d_pos_weight"):
         return np.True_

@@ -1,0 +1,31 @@
+"""Figures that PyTorch is known by, on which both libraries agree; float32."""
+
+# function, prediction, label, quantity as in `differences`, value
+LITERALS = (
+    ("logits", 0.0, 1.0, "loss", 0.6931472),
+    ("logits", 0.0, 0.0, "loss", 0.6931472),
+    ("logits", 1.0, 1.0, "loss", 0.31326166),
+    ("logits", 1.0, 0.0, "loss", 1.3132616),
+    ("logits", -100.0, 1.0, "loss", 100.0),
+    ("logits", 3e38, 0.0, "loss", 3e38),
+    ("logits", 0.0, 1.0, "d_predictions", -0.5),
+    ("logits", 0.0, 0.5, "d_predictions", 0.0),
+    ("logits", -100.0, 1.0, "d_predictions", -1.0),
+    ("logits", 2.0, 0.5, "d_labels", -2.0),
+    ("logits", 0.0, 1.0, "d2_predictions", 0.25),
+    ("probs", 0.5, 1.0, "loss", 0.6931472),
+    ("probs", 0.0, 1.0, "loss", 100.0),
+    ("probs", 1.0, 0.0, "loss", 100.0),
+    ("probs", 0.0, 0.3, "loss", 30.0),
+    ("probs", 0.0, 0.0, "loss", 0.0),
+    ("probs", 1.0, 1.0, "loss", 0.0),
+    ("probs", 1e-45, 1.0, "loss", 100.0),
+    ("probs", 0.0, 1.0, "d_predictions", -1e12),
+    ("probs", 1.0, 0.0, "d_predictions", 1e12),
+    ("probs", 0.0, 0.5, "d_predictions", -5e11),
+    ("probs", 0.5, 1.0, "d_predictions", -2.0),
+    ("probs", 0.3, 1.0, "d2_predictions", 11.111111),
+    ("probs", 0.0, 1.0, "d2_predictions", 1e24),
+    ("probs", 1.0, 0.0, "d2_predictions", 1e24),
+    ("probs", 0.5, 0.5, "d_labels", 0.0),
+)
