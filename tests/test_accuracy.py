@@ -127,7 +127,7 @@ def test_probability_loss(seed, dtype, w):
     rng = np.random.default_rng(seed)
     p = np.concatenate([rng.random(600), 2.0 ** rng.uniform(-120, 0, 300), 1 - 2.0 ** rng.uniform(-23, 0, 300), [0, 1]])
     p = p.astype(dtype)
-    bar = 3.5 if w is None else 5
+    bar = 4 if w is None else 5
     w = None if w is None else dtype(w)
 
     def losses(p, y, w):
