@@ -4,6 +4,7 @@
 `align` runs inside the compiled core on what was admitted: one dtype, one shape, nothing harmful under the mask.
 """
 
+import contextlib
 import functools
 from typing import Literal, NamedTuple
 
@@ -164,14 +165,18 @@ def smooth(labels: Array, label_smoothing: Array | None) -> Array:
 
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:
+    # Numbers written inside a traced function stay readable, and so are checked like any other.
+    readable = all(map(_is_readable, jax.tree.leaves(value)))
     try:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
-            return jnp.asarray(value)
-        # Numbers written inside a traced function stay readable, and so are checked like any other.
-        with jax.ensure_compile_time_eval():
+        with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
             return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
+
+
+def _is_readable(leaf: object) -> bool:
+    concrete = isinstance(leaf, int | float | complex | np.ndarray | np.generic | Array)
+    return concrete and not isinstance(leaf, jax.core.Tracer)
 
 
 def _is_float(array: Array) -> bool:
@@ -228,7 +233,7 @@ def _within(
     if value.dtype == jnp.bool_:
         return value
     expected = f"{function}: {name} must lie in [{domain.low:g}, {domain.high:g}], got values from"
-    if isinstance(value, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+    if not (_is_readable(value) and (mask is None or _is_readable(mask))):
         outside, low, high = _extremes(value, mask, shape, domain.low, domain.high)
         return checked(value, outside, low, high, f"{expected} {{low}} to {{high}}. {domain.remedy}")
     with jax.ensure_compile_time_eval():

@@ -1,4 +1,4 @@
-"""The grid of calls on which PyTorch and jaxbce are compared; needs neither of the two."""
+"""The grid of calls on which PyTorch and jaxbce are compared; needs neither of the two.
 
 Every number is a literal: the grid is the same on every machine and under every version of NumPy, so that what was
 recorded for a case stays the answer to that case.
@@ -153,7 +153,7 @@ def _every_weight() -> Iterator[Case]:
     plan = (
         ("float32", (3, 4), every),
         ("float32", (), scalars),
-        ("float32", (2, 3, 4), some),
+        ("float32", (2, 3, 4), some[:2]),
         ("float64", (3, 4), some),
     )
     for function in ("logits", "probs"):
