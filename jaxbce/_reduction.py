@@ -40,7 +40,8 @@ class Average:
         Args:
             losses: numbers of any shape and real dtype; bools and integers count as float32.
             weight: ≥ 0, broadcasts to the shape of `losses`. None is 1.
-            where: bool mask, broadcasts to the shape of `losses`. Masked entries may hold anything.
+            where: bool mask, broadcasts to the shape of `losses`. Masked entries may hold anything. Give it the mask
+                that the losses were given: under "none" these read 0 where masked, and would count.
             axis: the axes to average over; None is all of them.
 
         Returns:
