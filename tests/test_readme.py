@@ -8,6 +8,7 @@ import re
 import pytest
 
 from tests.parity.differences import DIFFERENCES, Refusal
+from tests.settings import DEFAULTS, configured
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -19,7 +20,7 @@ def test_blocks_run_and_print_what_their_comments_say():
     names: dict[str, object] = {}
     for block in BLOCKS:
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), configured(**DEFAULTS):
             exec(compile(block, "README.md", "exec"), names)
         promised = re.findall(r"^print\(.*# → (.*)$", block, re.MULTILINE)
         assert printed.getvalue().splitlines() == promised

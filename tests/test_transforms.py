@@ -1,6 +1,5 @@
 """Every way a training step or an evaluation may run a loss."""
 
-import contextlib
 import functools
 
 import chex
@@ -13,21 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbce import Average
 from tests.losses import LOSSES
+from tests.settings import DEFAULTS, configured
 
 every_loss = pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
-
-
-@contextlib.contextmanager
-def configured(**options):
-    """The session under other settings of JAX, put back afterwards."""
-    before = {name: getattr(jax.config, name) for name in options}
-    try:
-        for name, value in options.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 def batch(row, rng, dtype=jnp.float32):
@@ -50,7 +37,7 @@ OPTIONS = {
         {"jax_disable_jit": True},
         {"jax_debug_nans": True},
         {"jax_check_tracer_leaks": True},
-        {"jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"},
+        DEFAULTS,
     ],
     ids=lambda settings: " ".join(settings),
 )
