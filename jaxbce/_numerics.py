@@ -3,10 +3,9 @@
 All functions act elementwise on floating arrays of one dtype and one shape. `pos_weight` may be None, which
 stands for 1 and spares its cost.
 
-Two habits run through the file, both for XLA's sake. Values are built from arithmetic, `minimum`, `maximum` and
-`sign`, without a select or a comparison: XLA on CPU then fuses a loss and its reduction into one pass. And each
-rule hands over closed forms, which are differentiable in turn: no derivative is left to autodiff where autodiff
-would meet 0·inf, inf - inf or the kink of |x| at 0.
+Two habits run through the file. Losses are built from arithmetic, `minimum`, `maximum` and `sign`, without a select or
+a comparison: XLA on CPU then fuses a loss and its reduction into one pass. And derivatives are closed forms, which are
+differentiable in turn: nothing is left to autodiff where it would meet 0·inf, inf - inf or the kink of |x| at 0.
 """
 
 import functools
