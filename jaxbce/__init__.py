@@ -20,10 +20,10 @@ Predictions (`logits`, `probs`)
     soft labels are welcome everywhere.
 
 `pos_weight`, `weight`
-    ≥ 0. `pos_weight` multiplies the positive part of the loss, the part that carries the label y; `weight`
+    Finite and ≥ 0. `pos_weight` multiplies the positive part of the loss, the part that carries the label y; `weight`
     multiplies the whole. Both broadcast to the shape of the predictions, right-aligned, and never enlarge it: `[C]`
-    is a weight per class of `[N, C]`, `[N, 1]` one per example. Losses are differentiable with respect to both, and
-    a weight of 0 leaves no trace even of an infinite loss.
+    is a weight per class of `[N, C]`, `[N, 1]` one per example. Losses are differentiable with respect to both. A
+    `weight` of 0 leaves no trace even of an infinite loss, in value or in the gradient of the predictions.
 
 `label_smoothing`
     s in [0, 1]: labels become y·(1 - s) + s/2, as in Keras.
@@ -40,8 +40,8 @@ Predictions (`logits`, `probs`)
 Refusals
     Wrong dtypes are a TypeError; wrong shapes, unknown options and, wherever values can be read, values outside
     their domain are a ValueError. Under a transform no value can be read: a value outside its domain then makes the
-    result NaN, and `jax.experimental.checkify.checkify(f, errors=checkify.user_checks)` makes it an error that
-    names the argument. The checks cost nothing in a compiled program that is not checkified.
+    loss and its gradients NaN, and `jax.experimental.checkify.checkify(jax.jit(f), errors=checkify.user_checks)`
+    makes it an error that names the argument. A program that is not checkified is compiled without the checks.
 
 Options such as `reduction` are Python values: close over them (`functools.partial`) before `jit` or `vmap`.
 """

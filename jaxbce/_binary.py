@@ -34,8 +34,9 @@ def binary_cross_entropy_with_logits(
 
     Domain:
         Any logit. 0·inf is 0: a certain and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a
-        certain and wrong one costs inf with gradient 1 in size. NaN in gives NaN out. Labels outside [0, 1] and
-        negative weights are refused; under a transform, where no value can be read, they give NaN (see Raises).
+        certain and wrong one costs inf with gradient 1 in size. NaN in gives NaN out. Labels outside [0, 1]
+        and negative or infinite weights are refused; under a transform, where no value can be read, they give NaN (see
+        Raises).
 
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
@@ -53,8 +54,8 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; labels outside [0, 1] or negative weights. Under
-            `jit` and other transforms that last check needs `checkify.checkify(f, errors=checkify.user_checks)`.
+        ValueError: shapes that do not fit; an unknown reduction; labels outside [0, 1], unfit weights. Under
+            `jit` and other transforms that last check needs `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> logits = jnp.array([2.0, -1.0, 0.5])
@@ -106,13 +107,13 @@ def binary_cross_entropy(
 
         -v·[w·y·max(log p, -100) + (1 - y)·max(log(1 - p), -100)]
 
-    The clamp at -100 is PyTorch's, and so is the gradient with respect to p, v·(p - y) / (p·(1 - p)) without
-    pos_weight, bit for bit where p·(1 - p) > 1e-12.
+    The clamp at -100 is PyTorch's, and so is the gradient with respect to p, (p - y) / (p·(1 - p)) without weights:
+    bit for bit in float32 and float64 where p·(1 - p) > 1e-12, under "none" and "sum".
 
     Domain:
         Probabilities in [0, 1]. At exactly 0 and 1 the gradient is its limit, with 1e12 in the place of an infinite
         slope; at p = y = 0 it is 1 and at p = y = 1 it is -1. Probabilities and labels outside [0, 1] and negative
-        weights are refused; under a transform, where no value can be read, they give NaN (see Raises).
+        or infinite weights are refused; under a transform, where no value can be read, they give NaN (see Raises).
 
     Args:
         probs: floating, any shape, in [0, 1]: the probability of label 1.
@@ -130,9 +131,9 @@ def binary_cross_entropy(
 
     Raises:
         TypeError: probs that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; probs or labels outside [0, 1], negative weights.
+        ValueError: shapes that do not fit; an unknown reduction; probs or labels outside [0, 1], unfit weights.
             Under `jit` and other transforms that last check needs
-            `checkify.checkify(f, errors=checkify.user_checks)`.
+            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> probs = jnp.array([0.9, 0.2, 0.6])

@@ -11,12 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-
-# The one private name of JAX in this package: the table of what `checkify` does with each primitive.
-from jax._src.checkify import error_checks
 from jax.experimental import checkify
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+# The one private name of JAX in this package: the table of what `checkify` does with each primitive. Under a JAX that
+# has moved it, a value outside its domain is NaN and no error.
+try:
+    from jax._src.checkify import error_checks
+except ImportError:
+    error_checks = {}
 
 _checked_p = Primitive("jaxbce_checked")
 
@@ -53,14 +57,16 @@ def _batch(arguments: Sequence[Any], axes: Sequence[int | None], *, message: str
 
 
 def _checkify(*arguments: Any, message: str) -> tuple[Any, Any]:
-    # What precedes the operands differs between versions of JAX; it goes on as it came, to the rule of an inner `jit`.
+    # What precedes the operands (the error so far, the enabled errors, in newer versions of JAX a context) goes on as
+    # it came to the rule of an inner `jit`, which finds the public `check` inside.
     *context, value, outside, low, high = arguments
 
     @jax.jit
     def check(outside: Array, low: Array, high: Array) -> None:
         checkify.check(~outside, message, low=low, high=high)
 
-    (inner,) = jax.make_jaxpr(check)(outside, low, high).eqns
+    with jax.disable_jit(False):
+        (inner,) = jax.make_jaxpr(check)(outside, low, high).eqns
     error, _ = error_checks[inner.primitive](*context, outside, low, high, **inner.params)
     return error, value
 

@@ -28,16 +28,30 @@ class Admitted(NamedTuple):
     where: Array | None
 
 
+class Target(NamedTuple):
+    """The array that the other arguments of a call are held against, and what the caller calls the two."""
+
+    function: str
+    name: str
+    array: Array
+
+
 class _Domain(NamedTuple):
     low: float
     high: float
+    rule: str
     remedy: str
 
 
-_PROBS = _Domain(0.0, 1.0, "Unnormalised scores belong in the function that takes logits.")
-_LABELS = _Domain(0.0, 1.0, "Hide missing labels with `where`; one-hot encode class indices.")
-_WEIGHT = _Domain(0.0, float("inf"), "A weight scales a loss; to leave entries out, use `where` or a weight of 0.")
-_SMOOTHING = _Domain(0.0, 1.0, "0 keeps the labels, 1 makes each of them 1/2.")
+_PROBS = _Domain(0.0, 1.0, "lie in [0, 1]", "Unnormalised scores belong in the function that takes logits.")
+_LABELS = _Domain(0.0, 1.0, "lie in [0, 1]", "Hide missing labels with `where`; one-hot encode class indices.")
+_WEIGHT = _Domain(
+    0.0,
+    float(np.finfo(np.float64).max),
+    "be finite and not negative",
+    "To leave entries out, use `where` or a weight of 0.",
+)
+_SMOOTHING = _Domain(0.0, 1.0, "lie in [0, 1]", "0 keeps the labels, 1 makes each of them 1/2.")
 
 
 def admit(
@@ -54,17 +68,16 @@ def admit(
 
     Raises TypeError for dtypes, ValueError for shapes and, where values can be read, for domains.
     """
-    predictions = _predictions(function, name, predictions)
-    shape = predictions.shape
-    labels = _labels(function, name, shape, labels)
-    mask = admit_mask(function, name, shape, where)
+    target = Target(function, name, _predictions(function, name, predictions))
+    mask = admit_mask(target, where)
     if name == "probs":
-        predictions = _within(function, name, predictions, mask, shape, _PROBS)
+        target = target._replace(array=_within(function, name, target.array, mask, target.array, _PROBS))
+    labels = _within(function, "labels", _labels(target, labels), mask, target.array, _LABELS)
     return Admitted(
-        predictions,
-        _within(function, "labels", labels, mask, shape, _LABELS),
-        admit_weight(function, name, shape, "pos_weight", pos_weight, mask),
-        admit_weight(function, name, shape, "weight", weight, mask),
+        target.array,
+        labels,
+        admit_weight(target, "pos_weight", pos_weight, mask),
+        admit_weight(target, "weight", weight, mask),
         mask,
     )
 
@@ -77,28 +90,26 @@ def admit_values(function: str, name: str, value: ArrayLike) -> Array:
     return array
 
 
-def admit_weight(
-    function: str, target: str, shape: tuple[int, ...], name: str, value: ArrayLike | None, mask: Array | None
-) -> Array | None:
-    """A weight ≥ 0 that broadcasts to `shape`, the shape of the argument called `target`."""
+def admit_weight(target: Target, name: str, value: ArrayLike | None, mask: Array | None) -> Array | None:
+    """A weight ≥ 0 that broadcasts to the shape of the target."""
     if value is None:
         return None
-    array = admit_values(function, name, value)
-    _check_broadcast(function, target, shape, name, array)
-    return _within(function, name, array, mask, shape, _WEIGHT)
+    array = admit_values(target.function, name, value)
+    _check_broadcast(target, name, array)
+    return _within(target.function, name, array, mask, target.array, _WEIGHT)
 
 
-def admit_mask(function: str, target: str, shape: tuple[int, ...], where: ArrayLike | None) -> Array | None:
-    """A bool mask that broadcasts to `shape`, the shape of the argument called `target`."""
+def admit_mask(target: Target, where: ArrayLike | None) -> Array | None:
+    """A bool mask that broadcasts to the shape of the target."""
     if where is None:
         return None
-    mask = _asarray(function, "where", where)
+    mask = _asarray(target.function, "where", where)
     if mask.dtype != jnp.bool_:
         raise TypeError(
-            f"{function}: where must be a bool mask, True for the entries to include, got dtype {mask.dtype}. "
+            f"{target.function}: where must be a bool mask, True for the entries to include, got dtype {mask.dtype}. "
             "Compare first, e.g. where=mask != 0."
         )
-    _check_broadcast(function, target, shape, "where", mask)
+    _check_broadcast(target, "where", mask)
     return mask
 
 
@@ -109,7 +120,7 @@ def admit_smoothing(function: str, label_smoothing: ArrayLike) -> Array | None:
     array = admit_values(function, "label_smoothing", label_smoothing)
     if array.shape != ():
         raise ValueError(f"{function}: label_smoothing must be a scalar, got shape {array.shape}.")
-    return _within(function, "label_smoothing", array, None, (), _SMOOTHING)
+    return _within(function, "label_smoothing", array, None, array, _SMOOTHING)
 
 
 def compute_dtype(array: Array) -> type[np.floating]:
@@ -117,22 +128,31 @@ def compute_dtype(array: Array) -> type[np.floating]:
     return np.float64 if array.dtype == np.float64 else np.float32
 
 
+def spread(value: Array, like: Array) -> Array:
+    """`value` in the shape of `like`, and in its sharding: `broadcast_to` would forget an explicit one."""
+    if value.shape == like.shape:
+        return value
+    value = value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
+    return value + jnp.zeros_like(like, dtype=value.dtype)
+
+
 def fit(value: Array, like: Array, where: Array | None, fill: float) -> Array:
     """`value` in the compute dtype and the shape of `like`, with `fill` where the mask hides it.
 
     To multiply by a mask afterwards would not do: NaN·0 is NaN, and so is its gradient.
     """
-    value = jnp.broadcast_to(jax.lax.convert_element_type(value, compute_dtype(like)), like.shape)
+    value = spread(jax.lax.convert_element_type(value, compute_dtype(like)), like)
     return value if where is None else jnp.where(where, value, jnp.asarray(fill, value.dtype))
 
 
 def align(given: Admitted, safe_prediction: float) -> Admitted:
     """The admitted arrays in one dtype and one shape, with harmless values where the mask hides them.
 
-    A label outside [0, 1] or a negative weight, which under a transform no check could refuse, is made NaN.
+    A label outside [0, 1] and a weight that is negative or infinite, which under a transform no check could refuse, are
+    made NaN.
     """
     like = given.predictions
-    where = None if given.where is None else jnp.broadcast_to(given.where, like.shape)
+    where = None if given.where is None else spread(given.where, like)
     labels = fit(given.labels, like, where, 0.0)
     return Admitted(
         fit(given.predictions, like, where, safe_prediction),
@@ -144,11 +164,11 @@ def align(given: Admitted, safe_prediction: float) -> Admitted:
 
 
 def fit_weight(weight: Array | None, like: Array, where: Array | None) -> Array | None:
-    """`fit` for a weight, NaN where it is negative."""
+    """`fit` for a weight, NaN where it is negative or infinite."""
     if weight is None:
         return None
     weight = fit(weight, like, where, 0.0)
-    return _numerics.nan_where_negative(weight, weight)
+    return _numerics.nan_where_negative(weight, jnp.minimum(weight, float(np.finfo(weight.dtype).max) - weight))
 
 
 def unit_or_nan(value: Array) -> Array:
@@ -165,18 +185,19 @@ def smooth(labels: Array, label_smoothing: Array | None) -> Array:
 
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:
-    # Numbers written inside a traced function stay readable, and so are checked like any other.
-    readable = all(map(_is_readable, jax.tree.leaves(value)))
     try:
+        # Numbers written inside a traced function stay readable, and so are checked like any other.
+        readable = all(map(_is_readable, jax.tree.leaves(value)))
         with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
             return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
 
 
 def _is_readable(leaf: object) -> bool:
-    concrete = isinstance(leaf, int | float | complex | np.ndarray | np.generic | Array)
-    return concrete and not isinstance(leaf, jax.core.Tracer)
+    if isinstance(leaf, np.ndarray):
+        return bool(leaf.dtype != object)  # Objects may be tracers.
+    return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
 
 
 def _is_float(array: Array) -> bool:
@@ -193,13 +214,13 @@ def _predictions(function: str, name: str, value: ArrayLike) -> Array:
     return array
 
 
-def _labels(function: str, name: str, shape: tuple[int, ...], value: ArrayLike) -> Array:
-    labels = admit_values(function, "labels", value)
+def _labels(target: Target, value: ArrayLike) -> Array:
+    labels, shape = admit_values(target.function, "labels", value), target.array.shape
     if labels.shape in (shape, ()):
         return labels
     raise ValueError(
-        f"{function}: labels must have the shape of {name} or be a scalar, got {name} of shape {shape} and labels of "
-        f"shape {labels.shape}. {_shape_remedy(name, shape, labels.shape)}"
+        f"{target.function}: labels must have the shape of {target.name} or be a scalar, got {target.name} of shape "
+        f"{shape} and labels of shape {labels.shape}. {_shape_remedy(target.name, shape, labels.shape)}"
     )
 
 
@@ -210,37 +231,45 @@ def _shape_remedy(name: str, shape: tuple[int, ...], labels: tuple[int, ...]) ->
         return f"Drop the last axis with labels.squeeze(-1), or add one with {name}[..., None]."
     if shape[:-1] == labels:
         return f"Class indices need one-hot encoding: jax.nn.one_hot(labels, {shape[-1]})."
-    return f"Broadcast on purpose with jnp.broadcast_to(labels, {name}.shape)."
+    if _broadcasts(labels, shape):
+        return f"Broadcast on purpose with jnp.broadcast_to(labels, {name}.shape)."
+    return "Nothing is broadcast: see which of the two is not what you meant."
 
 
-def _check_broadcast(function: str, target: str, shape: tuple[int, ...], name: str, array: Array) -> None:
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     try:
-        fits = jnp.broadcast_shapes(array.shape, shape) == shape
+        fits: bool = jnp.broadcast_shapes(shape, to) == to
     except ValueError:
-        fits = False
-    if not fits:
+        return False
+    return fits
+
+
+def _check_broadcast(target: Target, name: str, array: Array) -> None:
+    if not _broadcasts(array.shape, target.array.shape):
         raise ValueError(
-            f"{function}: {name} must be a scalar or broadcast to the shape of {target}, right-aligned and without "
-            f"enlarging it, got {name} of shape {array.shape} and {target} of shape {shape}. "
+            f"{target.function}: {name} must be a scalar or broadcast to the shape of {target.name}, right-aligned and "
+            f"without enlarging it, got {name} of shape {array.shape} and {target.name} of shape {target.array.shape}. "
             f"One value per leading entry needs trailing axes of 1, e.g. {name}[:, None]."
         )
 
 
-def _within(
-    function: str, name: str, value: Array, mask: Array | None, shape: tuple[int, ...], domain: _Domain
-) -> Array:
-    """`value`, unless it leaves the domain: refused at once where it can be read, else through `checkify`."""
+def _within(function: str, name: str, value: Array, mask: Array | None, like: Array, domain: _Domain) -> Array:
+    """`value`, unless it leaves the domain: refused at once where it can be read, else through `checkify`.
+
+    The mask says which entries count once value and mask have the shape of `like`.
+    """
     if value.dtype == jnp.bool_:
         return value
-    expected = f"{function}: {name} must lie in [{domain.low:g}, {domain.high:g}], got values from"
-    if not (_is_readable(value) and (mask is None or _is_readable(mask))):
-        outside, low, high = _extremes(value, mask, shape, domain.low, domain.high)
-        return checked(value, outside, low, high, f"{expected} {{low}} to {{high}}. {domain.remedy}")
-    with jax.ensure_compile_time_eval():
-        outside, low, high = _extremes(value, mask, shape, domain.low, domain.high)
-        if outside:
-            raise ValueError(f"{expected} {float(low):g} to {float(high):g}. {domain.remedy}")
-    return value
+    expected = f"{function}: {name} must {domain.rule}, got values from"
+    if _is_readable(value) and (mask is None or _is_readable(mask)):
+        with jax.ensure_compile_time_eval():
+            outside, low, high = _extremes(value, mask, like.shape, domain.low, domain.high)
+            if outside:
+                raise ValueError(f"{expected} {low} to {high}. {domain.remedy}")
+        return value
+    counted, included = (value, None) if mask is None else (spread(value, like), spread(mask, like))
+    outside, low, high = _extremes(counted, included, like.shape, domain.low, domain.high)
+    return checked(value, outside, low, high, f"{expected} {{low}} to {{high}}. {domain.remedy}")
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "least", "most"))
@@ -254,4 +283,6 @@ def _extremes(
     value = jax.lax.convert_element_type(value, compute_dtype(value))
     low = jnp.nanmin(value, initial=jnp.inf, where=mask)
     high = jnp.nanmax(value, initial=-jnp.inf, where=mask)
+    # What is finite in a wider dtype may not be so in the one that is computed in.
+    most = min(most, float(np.finfo(value.dtype).max))
     return (low < least) | (high > most), low, high

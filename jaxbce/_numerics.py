@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
@@ -32,23 +33,25 @@ def _directional(*terms: tuple[Callable[[], Array], Tangent]) -> Array:
 
 @jax.custom_jvp
 def nan_where_negative(value: Array, margin: Array) -> Array:
-    """`value` where margin ≥ 0, NaN elsewhere: min(√margin, 0) is 0 or NaN. Its derivative is that of `value`."""
+    """`value` where margin ≥ 0, NaN elsewhere, in value and derivative: min(√margin, 0) is 0 or NaN."""
     return value + jnp.minimum(jnp.sqrt(margin), 0.0)
 
 
 @nan_where_negative.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return nan_where_negative(*primals), tangents[0]
+    value, margin = primals
+    return nan_where_negative(value, margin), nan_where_negative(jnp.ones_like(value), margin) * tangents[0]
 
 
 @jax.custom_jvp
 def product(factor: Array, value: Array) -> Array:
     """factor·value with 0·inf = 0, for factor ≥ 0 and value > -inf.
 
-    The cap s/(1 - s) with s = sign(factor) is 0 at factor 0 and inf above.
+    The cap 2s·max with s = sign(factor) and the largest finite number is 0 at factor 0 and inf above. It is written
+    s + s because the compiler would multiply 2·max out to inf, and 0·inf is NaN.
     """
     positive = jnp.sign(factor)
-    return factor * jnp.minimum(value, positive / (1.0 - positive))
+    return factor * jnp.minimum(value, (positive + positive) * float(np.finfo(factor.dtype).max))
 
 
 @functools.partial(product.defjvp, symbolic_zeros=True)
@@ -184,13 +187,16 @@ def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[
 # ∂ℓ/∂p      = b/(1 - p) - a/p                                            = (p - y) / (p·(1 - p)) without w
 #
 # The clamp at -100 is PyTorch's. Derivatives are those of the unclamped logarithms, and 1/0 reads 1e12: PyTorch's
-# figure for the slope of a certain and wrong probability.
+# figure for the slope of a certain and wrong probability. Nothing divides by 0, which `checkify` would report.
+
+_LEAST_LOG = -100.0
+_STEEPEST = 1e12
 
 
 @jax.custom_jvp
 def _quotient(a: Array, x: Array) -> Array:
-    """a/x, with 1e12 for 1/0."""
-    return jnp.where(x == 0.0, 1e12 * a, a / x)
+    """a/x, with a·1e12 for a/0."""
+    return jnp.where(x == 0.0, _STEEPEST * a, a / jnp.where(x == 0.0, 1.0, x))
 
 
 @functools.partial(_quotient.defjvp, symbolic_zeros=True)
@@ -210,7 +216,7 @@ def _reciprocal(x: Array) -> Array:
 @jax.custom_jvp
 def _log(p: Array) -> Array:
     """max(log p, -100)."""
-    return jnp.maximum(jnp.log(p), -100.0)
+    return jnp.maximum(jnp.log(p), _LEAST_LOG)
 
 
 @_log.defjvp
@@ -221,11 +227,12 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _log_complement(p: Array) -> Array:
-    """max(log(1 - p), -100), from log(1 - p) = -log1p(p/(1 - p)).
-
-    The argument of log1p is positive, where XLA's is good to 3 ulp; at -p it is off by 128 ulp in float64.
-    """
-    return jnp.maximum(-jnp.log1p(p / (1.0 - p)), -100.0)
+    """max(log(1 - p), -100)."""
+    if p.dtype != jnp.float64:
+        return jnp.maximum(jnp.log1p(-p), _LEAST_LOG)
+    # XLA's log1p of -p is off by 128 ulp in float64 (jax#39707), and by 3 ulp of a positive argument.
+    odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
+    return jnp.maximum(-jnp.log1p(odds), _LEAST_LOG)
 
 
 @_log_complement.defjvp
@@ -265,7 +272,9 @@ def _prob_slope(p: Array, labels: Array, pos_weight: Array | None) -> Array:
     a, b = _coefficients(labels, pos_weight)
     numerator = p - labels if pos_weight is None else b * p - a * (1.0 - p)
     denominator = (1.0 - p) * p
-    return jnp.where(denominator == 0.0, _prob_partial_fractions(p, labels, pos_weight), numerator / denominator)
+    certain = denominator == 0.0
+    slope = numerator / jnp.where(certain, 1.0, denominator)
+    return jnp.where(certain, _prob_partial_fractions(p, labels, pos_weight), slope)
 
 
 @_prob_slope.defjvp

@@ -15,7 +15,7 @@ from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Average:
     """A mean that can be added up: the pair (Σ wℓ, Σ w).
 
@@ -39,7 +39,7 @@ class Average:
 
         Args:
             losses: numbers of any shape and real dtype; bools and integers count as float32.
-            weight: ≥ 0, broadcasts to the shape of `losses`. None is 1.
+            weight: finite and ≥ 0, broadcasts to the shape of `losses`. None is 1.
             where: bool mask, broadcasts to the shape of `losses`. Masked entries may hold anything. Give it the mask
                 that the losses were given: under "none" these read 0 where masked, and would count.
             axis: the axes to average over; None is all of them.
@@ -49,7 +49,7 @@ class Average:
 
         Raises:
             TypeError: for a dtype that is not real, or a mask that is not bool.
-            ValueError: for a shape that does not broadcast, an axis that is not there, a negative weight.
+            ValueError: for a shape that does not broadcast, an axis that is not there, a weight that is negative or infinite.
 
         Example:
             >>> batches = [jnp.array([1.0, 2.0, 3.0]), jnp.array([10.0])]
@@ -58,19 +58,22 @@ class Average:
             >>> float(Average.of(batches[0], where=jnp.array([True, True, False])).value)
             1.5
         """
-        function = "Average.of"
-        array = _inputs.admit_values(function, "losses", losses)
-        mask = _inputs.admit_mask(function, "losses", array.shape, where)
-        weights = _inputs.admit_weight(function, "losses", array.shape, "weight", weight, mask)
-        axes = admit_axis(function, axis, array.ndim)
+        array = _inputs.admit_values("Average.of", "losses", losses)
+        target = _inputs.Target("Average.of", "losses", array)
+        mask = _inputs.admit_mask(target, where)
+        weights = _inputs.admit_weight(target, "weight", weight, mask)
+        axes = admit_axis(target.function, axis, array.ndim)
         if mask is not None:
-            mask = jnp.broadcast_to(mask, array.shape)
+            mask = _inputs.spread(mask, array)
         values = _inputs.fit(array, array, mask, 0.0)
         return _average(values, _inputs.fit_weight(weights, array, mask), mask, axes)
 
     def __add__(self, other: "Average") -> "Average":
         if not isinstance(other, Average):
             return NotImplemented
+        if jnp.shape(self.total) != jnp.shape(other.total):
+            shapes = f"{jnp.shape(self.total)} and {jnp.shape(other.total)}"
+            raise ValueError(f"Average: averages add if their shapes are the same, got {shapes}. Did an axis differ?")
         return Average(self.total + other.total, self.weight + other.weight)
 
     def __radd__(self, other: int) -> "Average":
@@ -83,8 +86,9 @@ class Average:
 
     @property
     def value(self) -> Array:
-        """Σ wℓ / Σ w; 0, with zero gradient, where nothing was included."""
-        return self.total / jnp.where(self.weight == 0, jnp.ones_like(self.weight), self.weight)
+        """Σ wℓ / Σ w; 0, with zero gradient, where nothing was included; NaN where Σ w has overflowed."""
+        nothing, overflow = self.weight == 0, self.weight == jnp.inf
+        return jnp.where(overflow, jnp.nan, self.total / jnp.where(nothing, 1, self.weight))
 
 
 def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
@@ -102,7 +106,7 @@ def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
     if axis is None:
         return None
     try:
-        axes = tuple(map(operator.index, axis)) if isinstance(axis, Sequence) else (operator.index(axis),)
+        axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else [axis]))
     except TypeError:
         raise TypeError(f"{function}: axis must be None, an integer or several, got {axis!r}.") from None
     if any(not -ndim <= a < ndim for a in axes):
@@ -147,7 +151,8 @@ def _sum(values: Array, axis: tuple[int, ...] | None) -> Array:
     # XLA on CPU (jaxlib 0.10.2) crashes on reductions of rank 7 with an axis of size 1 (jax#40412): without those.
     axes = tuple(range(values.ndim)) if axis is None else axis
     wide = [a for a in range(values.ndim) if values.shape[a] != 1]
-    total = jnp.sum(jnp.squeeze(values), tuple(wide.index(a) for a in axes if a in wide))
+    narrow = [a for a in range(values.ndim) if a not in wide]
+    total = jnp.sum(jnp.squeeze(values, narrow), tuple(wide.index(a) for a in axes if a in wide))
     return total.reshape([values.shape[a] for a in range(values.ndim) if a not in axes])
 
 

@@ -8,7 +8,7 @@ import jax.typing
 ArrayLike: TypeAlias = jax.typing.ArrayLike | Sequence["ArrayLike"]
 """Whatever `jax.numpy.asarray` takes: arrays, Python numbers, nested lists of them."""
 
-Axis: TypeAlias = int | Sequence[int] | None
+Axis: TypeAlias = int | tuple[int, ...] | list[int] | None
 """Which axes to reduce; None is all of them."""
 
 Reduction: TypeAlias = Literal["none", "mean", "weighted_mean", "sum"]

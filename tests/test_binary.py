@@ -118,6 +118,17 @@ def test_vanished_tails_are_there():
     np.testing.assert_allclose(jax.hessian(loss)(x, 1.0), tail, rtol=1e-6)
 
 
+def test_tails_of_higher_derivatives():
+    """σ' = σ(x)·σ(-x) again and again; 1 - σ(x) is exactly 0 from x = 17 on."""
+    loss = binary_cross_entropy_with_logits
+    for x, sign in ((20.0, -1), (-20.0, 1)):
+        x = jnp.float32(x)
+        third = jax.grad(jax.hessian(loss))(x, 0.0)
+        np.testing.assert_allclose(third, sign * np.exp(-20.0), rtol=1e-6)
+        mixed = jax.grad(jax.grad(lambda x, w: loss(x, 1.0, pos_weight=w)), argnums=1)(x, jnp.float32(2))
+        np.testing.assert_allclose(mixed, -1 / (1 + np.exp(np.float64(x))), rtol=1e-6)
+
+
 def test_label_gradient_is_minus_the_logit_exactly(rng):
     x = jnp.asarray(10.0 ** rng.uniform(-30, 30, 100) * rng.choice([-1, 1], 100), jnp.float32)
 

@@ -72,6 +72,7 @@ def test_options(row):
         ((0, 0), ValueError),
         ((0, -2), ValueError),
         (0.5, TypeError),
+        ("", TypeError),
     ]:
         with refuses(error, row.name, "axis"):
             row.function(X, Y, axis=axis)
@@ -84,11 +85,15 @@ def test_options(row):
 
 
 OUTSIDERS = [
-    ("labels", {"labels": jnp.asarray([0.0, 1.5, -2.0])}, "from -2 to 1.5"),
-    ("labels", {"labels": jnp.asarray([0, 1, 2])}, "from 0 to 2"),
-    ("labels", {"labels": -1}, "from -1 to -1"),
-    ("pos_weight", {"pos_weight": jnp.asarray([1.0, -0.5, 2.0])}, "from -0.5 to 2"),
-    ("weight", {"weight": -3}, "from -3 to -3"),
+    ("labels", {"labels": jnp.asarray([0.0, 1.5, -2.0])}, "from -2.0 to 1.5"),
+    ("labels", {"labels": jnp.asarray([0, 1, 2])}, "from 0.0 to 2.0"),
+    ("labels", {"labels": -1}, "from -1.0 to -1.0"),
+    ("pos_weight", {"pos_weight": jnp.asarray([1.0, -0.5, 2.0])}, "from -0.5 to 2.0"),
+    ("weight", {"weight": -3}, "from -3.0 to -3.0"),
+    ("pos_weight", {"pos_weight": jnp.asarray([1.0, jnp.inf, 2.0])}, "from 1.0 to inf"),
+    ("weight", {"weight": jnp.inf}, "from inf to inf"),
+    ("labels", {"labels": jnp.asarray([jnp.nan, 0.0, 2.0])}, "from 0.0 to 2.0"),
+    ("labels", {"labels": jnp.asarray([0.0, 1.0, np.nextafter(np.float32(1), np.float32(2))])}, "to 1.0000001"),
     ("label_smoothing", {"label_smoothing": 1.5}, "from 1.5 to 1.5"),
     ("label_smoothing", {"label_smoothing": -0.1}, "from -0.1 to -0.1"),
 ]
@@ -126,11 +131,20 @@ class TestOutsideTheDomain:
             with refuses(checkify.JaxRuntimeError, row.name, name, extremes.split(" ")[1]):
                 checked(x, self.arguments(arguments))[0].throw()
 
+    def test_traced_it_is_nan_in_its_own_gradient(self, row, name, arguments, extremes):
+        del extremes
+        arguments = {name: jnp.asarray(value, jnp.float32) for name, value in self.arguments(arguments).items()}
+
+        def loss(value):
+            return row.function(X[:, 0], **{**arguments, name: value})
+
+        assert np.isnan(jax.jit(jax.grad(loss))(arguments[name])).any()
+
 
 def test_probabilities_outside_the_unit_interval():
     p = jnp.asarray([0.5, 2.5, -1.0], jnp.float32)
     y = jnp.asarray([1, 1, 0])
-    with refuses(ValueError, "binary_cross_entropy", "probs", "from -1 to 2.5", "logits"):
+    with refuses(ValueError, "binary_cross_entropy", "probs", "from -1.0 to 2.5", "logits"):
         binary_cross_entropy(p, y)
     losses = jax.jit(lambda p: binary_cross_entropy(p, y, reduction="none"))(p)
     gradient = jax.jit(jax.grad(lambda p: binary_cross_entropy(p, y, reduction="sum")))(p)
@@ -199,8 +213,34 @@ def test_checks_under_a_batched_mask(row):
     np.testing.assert_array_equal(np.isnan(mapped(y, masks)), [False, True])
 
 
+@every_loss
+@pytest.mark.parametrize("errors", [checkify.float_checks, checkify.all_checks])
+def test_the_checks_of_checkify_find_nothing(row, errors):
+    """No NaN and no division by zero arises on the way, even at the ends of the domain."""
+    x = jnp.asarray(row.extremes, jnp.float32)
+
+    def loss(x, y):
+        return row.function(x, y, pos_weight=2.0, weight=3.0)
+
+    for y in (0.0, 0.5, 1.0):
+        for f in (loss, jax.grad(lambda x, y: loss(x, y).sum())):
+            checkify.checkify(jax.jit(f), errors=errors)(x, jnp.full_like(x, y))[0].throw()
+
+
+def test_checkify_without_jit():
+    with jax.disable_jit():
+        checked = checkify.checkify(jax.vmap(binary_cross_entropy_with_logits), errors=checkify.user_checks)
+        with refuses(checkify.JaxRuntimeError, "labels", "2.0"):
+            checked(X, Y * 2)[0].throw()
+
+
+def test_numbers_too_large_for_an_integer():
+    with refuses(TypeError, "binary_cross_entropy_with_logits", "labels", "too large"):
+        binary_cross_entropy_with_logits(X, 2**70)
+
+
 def test_average_refuses_in_the_same_words():
-    with refuses(ValueError, r"Average\.of", "weight", "from -1 to 2"):
+    with refuses(ValueError, r"Average\.of", "weight", "from -1.0 to 2.0"):
         Average.of(X[:, 0], weight=jnp.asarray([-1.0, 1.0, 2.0]))
     with refuses(ValueError, r"Average\.of", "weight", r"\(3,\)", r"\(3, 2\)"):
         Average.of(X, weight=jnp.ones(3))
@@ -210,4 +250,6 @@ def test_average_refuses_in_the_same_words():
         Average.of(X.astype(jnp.complex64))
     with refuses(ValueError, r"Average\.of", "axis"):
         Average.of(X, axis=2)
+    with refuses(ValueError, "Average", r"\(2,\)", r"\(\)"):
+        Average.of(X, axis=0) + Average.of(X)
     assert np.isnan(jax.jit(lambda v: Average.of(X[:, 0], weight=v).value)(jnp.asarray([-1.0, 1.0, 2.0])))

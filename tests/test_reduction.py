@@ -123,6 +123,14 @@ def test_psum_inside_shard_map(rng):
     np.testing.assert_allclose(mean(losses), losses.mean(), rtol=1e-14)
 
 
+def test_an_overflowing_weight_is_no_plausible_mean():
+    """Σ w is inf and Σ wℓ is not: the quotient would read 0."""
+    weight = jnp.full(3, 2e38, jnp.float32)
+    assert np.isnan(
+        binary_cross_entropy_with_logits(jnp.ones(3, jnp.float32), 1, weight=weight, reduction="weighted_mean")
+    )
+
+
 def test_sums_of_averages_refuse_what_is_not_one():
     average = Average.of(jnp.ones(2))
     with pytest.raises(TypeError):

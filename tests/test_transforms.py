@@ -112,6 +112,37 @@ def test_sharded_over_devices(row, rng):
 
 
 @every_loss
+def test_explicit_sharding(row, rng):
+    """Axes of type Explicit: no argument that is broadcast may forget how the predictions lie."""
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    n = 4 * len(jax.devices())
+    x, y = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32), jnp.asarray(rng.integers(0, 2, (n, 3)))
+    options = {"where": [[True, False, True]], "weight": [1.0, 2.0, 3.0], "pos_weight": 2.0, "label_smoothing": 0.1}
+    expected = [jax.value_and_grad(row.function)(x, y, **options), jax.value_and_grad(row.function)(x, 1)]
+
+    def average(x):
+        return Average.of(x, where=[True, True, False]).value
+
+    expected.append(average(x))
+    enter = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it was called before jax 0.7
+    with enter(mesh):
+        x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data", None))) for a in (x, y))
+        actual = [
+            jax.jit(jax.value_and_grad(lambda x, y: row.function(x, y, **options)))(x, y),
+            jax.jit(jax.value_and_grad(lambda x: row.function(x, 1)))(x),
+            jax.jit(average)(x),
+        ]
+    chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-6)
+
+
+def test_exported_at_high_rank():
+    (n,) = jax.export.symbolic_shape("n")
+    shape = jax.ShapeDtypeStruct((n, 1, 1, 1, 1, 1, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x: LOSSES[0].function(x, 1, axis=-1)))(shape)
+    assert exported.call(jnp.ones((2, 1, 1, 1, 1, 1, 3), jnp.float32)).shape == (2, 1, 1, 1, 1, 1)
+
+
+@every_loss
 def test_exported_with_a_symbolic_batch(row, rng):
     x, y = batch(row, rng)
     (n,) = jax.export.symbolic_shape("n")
