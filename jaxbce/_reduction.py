@@ -49,7 +49,7 @@ class Average:
 
         Raises:
             TypeError: for a dtype that is not real, or a mask that is not bool.
-            ValueError: for a shape that does not broadcast, an axis that is not there, a weight that is negative or infinite.
+            ValueError: for a shape that does not broadcast, an axis that is not there, an unfit weight.
 
         Example:
             >>> batches = [jnp.array([1.0, 2.0, 3.0]), jnp.array([10.0])]
