@@ -6,7 +6,8 @@ import jax
 from jax import Array
 
 from jaxbce import _numerics
-from jaxbce._inputs import Admitted, admit, admit_smoothing, align, smooth, unit_or_nan
+from jaxbce._alignment import Admitted, align, smooth, unit_or_nan
+from jaxbce._inputs import admit, admit_smoothing
 from jaxbce._reduction import admit_reduction, reduce
 from jaxbce._typing import ArrayLike, Axis, Reduction
 

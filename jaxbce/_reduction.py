@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce import _inputs, _numerics
+from jaxbce import _alignment, _inputs, _numerics
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -64,9 +64,9 @@ class Average:
         weights = _inputs.admit_weight(target, "weight", weight, mask)
         axes = admit_axis(target.function, axis, array.ndim)
         if mask is not None:
-            mask = _inputs.spread(mask, array)
-        values = _inputs.fit(array, array, mask, 0.0)
-        return _average(values, _inputs.fit_weight(weights, array, mask), mask, axes)
+            mask = _alignment.spread(mask, array)
+        values = _alignment.fit(array, array, mask, 0.0)
+        return _average(values, _alignment.fit_weight(weights, array, mask), mask, axes)
 
     def __add__(self, other: "Average") -> "Average":
         if not isinstance(other, Average):

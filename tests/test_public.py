@@ -17,7 +17,16 @@ PUBLIC = {"Average", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 COMMON_OPTIONS = ["pos_weight", "weight", "label_smoothing", "where", "axis", "reduction"]
 
 # Imports run downward only, and rooms on one floor do not import each other.
-FLOORS = {"_typing": 0, "_numerics": 0, "_checks": 0, "_inputs": 1, "_reduction": 2, "_binary": 3, "__init__": 4}
+FLOORS = {
+    "_typing": 0,
+    "_numerics": 0,
+    "_checks": 0,
+    "_alignment": 1,
+    "_inputs": 2,
+    "_reduction": 3,
+    "_binary": 4,
+    "__init__": 5,
+}
 
 
 def test_exports():
