@@ -1,5 +1,10 @@
 """A strict session: float64 on, no implicit promotion of dtypes or ranks, warnings are errors (pyproject.toml)."""
 
+import os
+
+# The workers of pytest-xdist share an accelerator; none may take all of its memory. Read when JAX first looks for one.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -197,7 +197,7 @@ DIFFERENCES = (
         _call([1.0], [1.0], weight=[-1.0]),
         "loss",
         torch=[-0.31326166],
-        jaxbce=Refusal(ValueError, "weight must lie in"),
+        jaxbce=Refusal(ValueError, "weight must be finite and not negative"),
     ),
     Difference(
         "negative pos_weight",
@@ -206,7 +206,7 @@ DIFFERENCES = (
         _call([1.0], [1.0], pos_weight=[-1.0]),
         "loss",
         torch=[-0.31326166],
-        jaxbce=Refusal(ValueError, "pos_weight must lie in"),
+        jaxbce=Refusal(ValueError, "pos_weight must be finite and not negative"),
     ),
     Difference(
         "gradient by weight of logits",
@@ -360,7 +360,7 @@ DIFFERENCES = (
         _call([0.5], [1.0], weight=[-1.0]),
         "loss",
         torch=[-0.6931472],
-        jaxbce=Refusal(ValueError, "weight must lie in"),
+        jaxbce=Refusal(ValueError, "weight must be finite and not negative"),
     ),
     Difference(
         "gradient by weight of probabilities",
