@@ -55,8 +55,9 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; labels outside [0, 1], unfit weights. Under
-            `jit` and other transforms that last check needs `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        ValueError: shapes that do not fit; an unknown reduction; labels outside [0, 1]; negative or infinite
+            weights. Under `jit` and other transforms the checks of values need
+            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> logits = jnp.array([2.0, -1.0, 0.5])
@@ -132,8 +133,8 @@ def binary_cross_entropy(
 
     Raises:
         TypeError: probs that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; probs or labels outside [0, 1], unfit weights.
-            Under `jit` and other transforms that last check needs
+        ValueError: shapes that do not fit; an unknown reduction; probs or labels outside [0, 1]; negative or
+            infinite weights. Under `jit` and other transforms the checks of values need
             `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:

@@ -230,7 +230,7 @@ def _log_complement(p: Array) -> Array:
     """max(log(1 - p), -100)."""
     if p.dtype != jnp.float64:
         return jnp.maximum(jnp.log1p(-p), _LEAST_LOG)
-    # XLA's log1p of -p is off by 128 ulp in float64 (jax#39707), and by 3 ulp of a positive argument.
+    # XLA's log1p of -p is off by 128 ulp in float64 (jax#39707), and by 2 ulp of a positive argument.
     odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
     return jnp.maximum(-jnp.log1p(odds), _LEAST_LOG)
 

@@ -49,7 +49,8 @@ class Average:
 
         Raises:
             TypeError: for a dtype that is not real, or a mask that is not bool.
-            ValueError: for a shape that does not broadcast, an axis that is not there, an unfit weight.
+            ValueError: for a shape that does not broadcast, an axis that is not there, a weight that is negative or
+                infinite.
 
         Example:
             >>> batches = [jnp.array([1.0, 2.0, 3.0]), jnp.array([10.0])]
