@@ -10,15 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce import _numerics
+from jaxbce._domains import DOMAINS
+from jaxbce._numerics import nan_where_negative
 
 
 class Admitted(NamedTuple):
-    """The arrays of one call, checked by `admit`; after `align` also of one dtype and one shape."""
+    """The checked arrays of a call of a binary loss; `parameters` are those of its own, under their public names."""
 
     predictions: Array
     labels: Array
-    pos_weight: Array | None
+    parameters: dict[str, Array | None]
+    weight: Array | None
+    label_smoothing: Array | None
+    where: Array | None
+
+
+class Aligned(NamedTuple):
+    """The same in one dtype and one shape, the labels smoothed."""
+
+    predictions: Array
+    labels: Array
+    parameters: dict[str, Array | None]
     weight: Array | None
     where: Array | None
 
@@ -45,40 +57,34 @@ def fit(value: Array, like: Array, where: Array | None, fill: float) -> Array:
     return value if where is None else jnp.where(where, value, jnp.asarray(fill, value.dtype))
 
 
-def align(given: Admitted, safe_prediction: float) -> Admitted:
-    """The admitted arrays in one dtype and one shape, with harmless values where the mask hides them.
+def guard(value: Array, name: str) -> Array:
+    """`value` within the domain of the argument `name`, NaN outside, where under a transform no check can refuse it."""
+    high = min(DOMAINS[name].high, float(np.finfo(value.dtype).max))
+    return nan_where_negative(value, jnp.minimum(value, high - value))
 
-    A label outside [0, 1] and a weight that is negative or infinite, which under a transform no check could refuse, are
-    made NaN.
-    """
+
+def align(given: Admitted, safe_prediction: float) -> Aligned:
+    """The admitted arrays in one dtype and one shape, with harmless values where the mask hides them."""
     like = given.predictions
     where = None if given.where is None else spread(given.where, like)
+
+    def fitted(value: Array | None, name: str) -> Array | None:
+        return None if value is None else guard(fit(value, like, where, 0.0), name)
+
     labels = fit(given.labels, like, where, 0.0)
-    return Admitted(
+    labels = labels if given.labels.dtype == jnp.bool_ else guard(labels, "labels")
+    return Aligned(
         fit(given.predictions, like, where, safe_prediction),
-        labels if given.labels.dtype == jnp.bool_ else unit_or_nan(labels),
-        fit_weight(given.pos_weight, like, where),
-        fit_weight(given.weight, like, where),
+        smooth(labels, given.label_smoothing, 2),
+        {name: fitted(value, name) for name, value in given.parameters.items()},
+        fitted(given.weight, "weight"),
         where,
     )
 
 
-def fit_weight(weight: Array | None, like: Array, where: Array | None) -> Array | None:
-    """`fit` for a weight, NaN where it is negative or infinite."""
-    if weight is None:
-        return None
-    weight = fit(weight, like, where, 0.0)
-    return _numerics.nan_where_negative(weight, jnp.minimum(weight, float(np.finfo(weight.dtype).max) - weight))
-
-
-def unit_or_nan(value: Array) -> Array:
-    """`value` within [0, 1], NaN outside, where value·(1 - value) is negative."""
-    return _numerics.nan_where_negative(value, value * (1.0 - value))
-
-
-def smooth(labels: Array, label_smoothing: Array | None) -> Array:
-    """y·(1 - s) + s/2."""
+def smooth(labels: Array, label_smoothing: Array | None, classes: int) -> Array:
+    """y·(1 - s) + s/classes."""
     if label_smoothing is None:
         return labels
-    s = unit_or_nan(jax.lax.convert_element_type(label_smoothing, labels.dtype))
-    return labels * (1.0 - s) + 0.5 * s
+    s = guard(jax.lax.convert_element_type(label_smoothing, labels.dtype), "label_smoothing")
+    return labels * (1.0 - s) + s / classes

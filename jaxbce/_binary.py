@@ -5,10 +5,11 @@ import functools
 import jax
 from jax import Array
 
-from jaxbce import _numerics
-from jaxbce._alignment import Admitted, align, smooth, unit_or_nan
-from jaxbce._inputs import admit, admit_smoothing
-from jaxbce._reduction import admit_reduction, reduce
+from jaxbce._alignment import Admitted, align, guard
+from jaxbce._inputs import admit
+from jaxbce._logit_loss import logit_loss
+from jaxbce._prob_loss import prob_loss
+from jaxbce._reduction import reduce, weigh
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -72,22 +73,28 @@ def binary_cross_entropy_with_logits(
         events data", Political Analysis, 2001 (`pos_weight`). Szegedy et al., "Rethinking the Inception
         architecture for computer vision", CVPR 2016 (`label_smoothing`).
     """
-    function = "binary_cross_entropy_with_logits"
-    given = admit(function, "logits", logits, labels, pos_weight=pos_weight, weight=weight, where=where)
-    smoothing = admit_smoothing(function, label_smoothing)
-    axes = admit_reduction(function, reduction, axis, given.predictions.ndim)
-    loss: Array = _from_logits(given, smoothing, axis=axes, reduction=reduction)
+    given, axes = admit(
+        "binary_cross_entropy_with_logits",
+        "logits",
+        logits,
+        labels,
+        {"pos_weight": pos_weight},
+        weight=weight,
+        label_smoothing=label_smoothing,
+        where=where,
+        axis=axis,
+        reduction=reduction,
+    )
+    loss: Array = _from_logits(given, axis=axes, reduction=reduction)
     return loss
 
 
 # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
 @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def _from_logits(
-    given: Admitted, smoothing: Array | None, *, axis: tuple[int, ...] | None, reduction: Reduction
-) -> Array:
-    logits, labels, pos_weight, weight, where = align(given, safe_prediction=0.0)
-    losses = _numerics.logit_loss(logits, smooth(labels, smoothing), pos_weight)
-    return reduce(losses, weight, where, axis, reduction)
+def _from_logits(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
+    logits, labels, parameters, weight, where = align(given, safe_prediction=0.0)
+    losses = logit_loss(logits, labels, **parameters)
+    return reduce(weigh(losses, weight), weight, where, axis, reduction)
 
 
 def binary_cross_entropy(
@@ -148,18 +155,24 @@ def binary_cross_entropy(
     References:
         Good, "Rational decisions", JRSS B, 1952 (the logarithmic score).
     """
-    function = "binary_cross_entropy"
-    given = admit(function, "probs", probs, labels, pos_weight=pos_weight, weight=weight, where=where)
-    smoothing = admit_smoothing(function, label_smoothing)
-    axes = admit_reduction(function, reduction, axis, given.predictions.ndim)
-    loss: Array = _from_probs(given, smoothing, axis=axes, reduction=reduction)
+    given, axes = admit(
+        "binary_cross_entropy",
+        "probs",
+        probs,
+        labels,
+        {"pos_weight": pos_weight},
+        weight=weight,
+        label_smoothing=label_smoothing,
+        where=where,
+        axis=axis,
+        reduction=reduction,
+    )
+    loss: Array = _from_probs(given, axis=axes, reduction=reduction)
     return loss
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def _from_probs(
-    given: Admitted, smoothing: Array | None, *, axis: tuple[int, ...] | None, reduction: Reduction
-) -> Array:
-    probs, labels, pos_weight, weight, where = align(given, safe_prediction=0.5)
-    losses = _numerics.prob_loss(unit_or_nan(probs), smooth(labels, smoothing), pos_weight)
-    return reduce(losses, weight, where, axis, reduction)
+def _from_probs(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
+    probs, labels, parameters, weight, where = align(given, safe_prediction=0.5)
+    losses = prob_loss(guard(probs, "probs"), labels, **parameters)
+    return reduce(weigh(losses, weight), weight, where, axis, reduction)

@@ -5,7 +5,9 @@ It runs in Python on the arguments as they come: types, shapes and, where values
 
 import contextlib
 import functools
-from typing import Literal, NamedTuple
+import operator
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,11 @@ from jax import Array
 
 from jaxbce._alignment import Admitted, compute_dtype, spread
 from jaxbce._checks import checked
-from jaxbce._typing import ArrayLike
+from jaxbce._domains import DOMAINS
+from jaxbce._typing import ArrayLike, Axis, Reduction
+
+Finder: TypeAlias = Callable[[Array, Array | None], tuple[Array, Array, Array]]
+"""Of a value and a mask: whether an included entry breaks the rule, and the extremes of the included entries."""
 
 
 class Target(NamedTuple):
@@ -25,50 +31,48 @@ class Target(NamedTuple):
     array: Array
 
 
-class _Domain(NamedTuple):
-    low: float
-    high: float
-    rule: str
-    remedy: str
-
-
-_PROBS = _Domain(0.0, 1.0, "lie in [0, 1]", "Unnormalised scores belong in the function that takes logits.")
-_LABELS = _Domain(0.0, 1.0, "lie in [0, 1]", "Hide missing labels with `where`; one-hot encode class indices.")
-_WEIGHT = _Domain(
-    0.0,
-    float(np.finfo(np.float64).max),
-    "be finite and not negative",
-    "To leave entries out, use `where` or a weight of 0.",
-)
-_SMOOTHING = _Domain(0.0, 1.0, "lie in [0, 1]", "0 keeps the labels, 1 makes each of them 1/2.")
-
-
 def admit(
     function: str,
     name: Literal["logits", "probs"],
     predictions: ArrayLike,
     labels: ArrayLike,
+    parameters: Mapping[str, ArrayLike | None],
     *,
-    pos_weight: ArrayLike | None = None,
-    weight: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-) -> Admitted:
-    """Check the arguments of the public `function`, whose predictions are called `name`.
+    weight: ArrayLike | None,
+    label_smoothing: ArrayLike,
+    where: ArrayLike | None,
+    axis: Axis,
+    reduction: Reduction,
+) -> tuple[Admitted, tuple[int, ...] | None]:
+    """Check the arguments of the binary loss `function`, whose predictions are called `name`; returns also the axes.
 
-    Raises TypeError for dtypes, ValueError for shapes and, where values can be read, for domains.
+    `parameters` are those that the function has of its own: weights and the like, which broadcast to the predictions.
+    Raises TypeError for dtypes, ValueError for shapes, options and, where values can be read, for domains.
     """
-    target = Target(function, name, _predictions(function, name, predictions))
+    array = admit_predictions(function, name, predictions)
+    target = Target(function, name, array)
     mask = admit_mask(target, where)
     if name == "probs":
-        target = target._replace(array=_within(function, name, target.array, mask, target.array, _PROBS))
-    labels = _within(function, "labels", _labels(target, labels), mask, target.array, _LABELS)
-    return Admitted(
-        target.array,
-        labels,
-        admit_weight(target, "pos_weight", pos_weight, mask),
+        array = within(function, name, array, mask, array)
+    given = Admitted(
+        array,
+        within(function, "labels", _labels(target, labels), mask, array),
+        {name: admit_weight(target, name, value, mask) for name, value in parameters.items()},
         admit_weight(target, "weight", weight, mask),
+        admit_smoothing(function, label_smoothing),
         mask,
     )
+    return given, admit_reduction(function, reduction, axis, array.ndim)
+
+
+def admit_predictions(function: str, name: str, value: ArrayLike) -> Array:
+    array = _asarray(function, name, value)
+    if not _is_float(array):
+        raise TypeError(
+            f"{function}: {name} must be floating, got dtype {array.dtype}. "
+            f"The order is ({name}, labels); convert {name} with .astype(jnp.float32) if they are numbers."
+        )
+    return array
 
 
 def admit_values(function: str, name: str, value: ArrayLike) -> Array:
@@ -80,12 +84,12 @@ def admit_values(function: str, name: str, value: ArrayLike) -> Array:
 
 
 def admit_weight(target: Target, name: str, value: ArrayLike | None, mask: Array | None) -> Array | None:
-    """A weight ≥ 0 that broadcasts to the shape of the target."""
+    """A weight or the like: numbers in the domain of `name` that broadcast to the shape of the target."""
     if value is None:
         return None
     array = admit_values(target.function, name, value)
     _check_broadcast(target, name, array)
-    return _within(target.function, name, array, mask, target.array, _WEIGHT)
+    return within(target.function, name, array, mask, target.array)
 
 
 def admit_mask(target: Target, where: ArrayLike | None) -> Array | None:
@@ -106,23 +110,53 @@ def admit_smoothing(function: str, label_smoothing: ArrayLike) -> Array | None:
     """A scalar in [0, 1]; None for the number 0, which spares its cost."""
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return None
-    array = admit_values(function, "label_smoothing", label_smoothing)
+    return admit_scalar(function, "label_smoothing", label_smoothing)
+
+
+def admit_scalar(function: str, name: str, value: ArrayLike) -> Array:
+    """One number in the domain of `name`."""
+    array = admit_values(function, name, value)
     if array.shape != ():
-        raise ValueError(f"{function}: label_smoothing must be a scalar, got shape {array.shape}.")
-    return _within(function, "label_smoothing", array, None, array, _SMOOTHING)
+        raise ValueError(f"{function}: {name} must be a scalar, got shape {array.shape}.")
+    return within(function, name, array, None, array)
+
+
+def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
+    """Check the two options that say how to reduce; returns the axes."""
+    choices = get_args(Reduction)
+    if not isinstance(reduction, str) or reduction not in choices:
+        raise ValueError(f"{function}: reduction must be one of {', '.join(map(repr, choices))}, got {reduction!r}.")
+    if reduction == "none" and axis is not None:
+        raise ValueError(f"{function}: reduction='none' reduces no axis, got axis={axis}; leave one of the two out.")
+    return admit_axis(function, axis, ndim)
+
+
+def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
+    """The axes as a tuple of indices in [0, ndim); None, for all of them, stays None."""
+    if axis is None:
+        return None
+    try:
+        axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else [axis]))
+    except TypeError:
+        raise TypeError(f"{function}: axis must be None, an integer or several, got {axis!r}.") from None
+    if any(not -ndim <= a < ndim for a in axes):
+        raise ValueError(f"{function}: axis must lie in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}.")
+    if len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(f"{function}: axis names an axis twice, got {axis}.")
+    return tuple(a % ndim for a in axes)
 
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:
     try:
         # Numbers written inside a traced function stay readable, and so are checked like any other.
-        readable = all(map(_is_readable, jax.tree.leaves(value)))
+        readable = all(map(is_readable, jax.tree.leaves(value)))
         with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
             return jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
 
 
-def _is_readable(leaf: object) -> bool:
+def is_readable(leaf: object) -> bool:
     if isinstance(leaf, np.ndarray):
         return bool(leaf.dtype != object)  # Objects may be tracers.
     return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
@@ -130,16 +164,6 @@ def _is_readable(leaf: object) -> bool:
 
 def _is_float(array: Array) -> bool:
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
-
-
-def _predictions(function: str, name: str, value: ArrayLike) -> Array:
-    array = _asarray(function, name, value)
-    if not _is_float(array):
-        raise TypeError(
-            f"{function}: {name} must be floating, got dtype {array.dtype}. "
-            f"The order is ({name}, labels); convert {name} with .astype(jnp.float32) if they are numbers."
-        )
-    return array
 
 
 def _labels(target: Target, value: ArrayLike) -> Array:
@@ -181,36 +205,37 @@ def _check_broadcast(target: Target, name: str, array: Array) -> None:
         )
 
 
-def _within(function: str, name: str, value: Array, mask: Array | None, like: Array, domain: _Domain) -> Array:
-    """`value`, unless it leaves the domain: refused at once where it can be read, else through `checkify`.
+def within(function: str, name: str, value: Array, mask: Array | None, like: Array) -> Array:
+    """`value`, unless an entry that the mask includes leaves the domain of `name`.
 
     The mask says which entries count once value and mask have the shape of `like`.
     """
     if value.dtype == jnp.bool_:
         return value
-    expected = f"{function}: {name} must {domain.rule}, got values from"
-    if _is_readable(value) and (mask is None or _is_readable(mask)):
+    domain = DOMAINS[name]
+    find = functools.partial(_extremes, high=domain.high)
+    return refuse(value, mask, like, find, f"{function}: {name} must {domain.rule}", domain.remedy)
+
+
+def refuse(value: Array, mask: Array | None, like: Array, find: Finder, rule: str, remedy: str) -> Array:
+    """`value`, unless `find` says that it breaks the rule: refused at once where it can be read, else by `checkify`."""
+    if is_readable(value) and (mask is None or is_readable(mask)):
         with jax.ensure_compile_time_eval():
-            outside, low, high = _extremes(value, mask, like.shape, domain.low, domain.high)
+            counted = (value, None) if mask is None else jnp.broadcast_arrays(value, mask)
+            outside, low, high = find(*counted)
             if outside:
-                raise ValueError(f"{expected} {low} to {high}. {domain.remedy}")
+                raise ValueError(f"{rule}, got values from {low} to {high}. {remedy}")
         return value
-    counted, included = (value, None) if mask is None else (spread(value, like), spread(mask, like))
-    outside, low, high = _extremes(counted, included, like.shape, domain.low, domain.high)
-    return checked(value, outside, low, high, f"{expected} {{low}} to {{high}}. {domain.remedy}")
+    counted = (value, None) if mask is None else (spread(value, like), spread(mask, like))
+    return checked(value, *find(*counted), f"{rule}, got values from {{low}} to {{high}}. {remedy}")
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "least", "most"))
-def _extremes(
-    value: Array, mask: Array | None, shape: tuple[int, ...], least: float, most: float
-) -> tuple[Array, Array, Array]:
-    """Whether any included value lies outside [least, most], and the extremes of the included values."""
-    if mask is not None:
-        value, mask = jnp.broadcast_to(value, shape), jnp.broadcast_to(mask, shape)
+@functools.partial(jax.jit, static_argnames="high")
+def _extremes(value: Array, mask: Array | None, high: float) -> tuple[Array, Array, Array]:
+    """Whether an included value lies outside [0, high], and the extremes of the included values."""
     # NaN is not outside: NaN in gives NaN out.
     value = jax.lax.convert_element_type(value, compute_dtype(value))
-    low = jnp.nanmin(value, initial=jnp.inf, where=mask)
-    high = jnp.nanmax(value, initial=-jnp.inf, where=mask)
+    least = jnp.nanmin(value, initial=jnp.inf, where=mask)
+    most = jnp.nanmax(value, initial=-jnp.inf, where=mask)
     # What is finite in a wider dtype may not be so in the one that is computed in.
-    most = min(most, float(np.finfo(value.dtype).max))
-    return (low < least) | (high > most), low, high
+    return (least < 0.0) | (most > min(high, float(np.finfo(value.dtype).max))), least, most

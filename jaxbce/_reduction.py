@@ -2,15 +2,15 @@
 
 import dataclasses
 import math
-import operator
 from collections.abc import Sequence
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce import _alignment, _inputs, _numerics
+from jaxbce._alignment import fit, guard, spread
+from jaxbce._inputs import Target, admit_axis, admit_mask, admit_values, admit_weight
+from jaxbce._numerics import product
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -59,15 +59,16 @@ class Average:
             >>> float(Average.of(batches[0], where=jnp.array([True, True, False])).value)
             1.5
         """
-        array = _inputs.admit_values("Average.of", "losses", losses)
-        target = _inputs.Target("Average.of", "losses", array)
-        mask = _inputs.admit_mask(target, where)
-        weights = _inputs.admit_weight(target, "weight", weight, mask)
+        array = admit_values("Average.of", "losses", losses)
+        target = Target("Average.of", "losses", array)
+        mask = admit_mask(target, where)
+        weights = admit_weight(target, "weight", weight, mask)
         axes = admit_axis(target.function, axis, array.ndim)
-        if mask is not None:
-            mask = _alignment.spread(mask, array)
-        values = _alignment.fit(array, array, mask, 0.0)
-        return _average(values, _alignment.fit_weight(weights, array, mask), mask, axes)
+        mask = None if mask is None else spread(mask, array)
+        values = fit(array, array, mask, 0.0)
+        if weights is not None:
+            weights = guard(fit(weights, array, mask, 0.0), "weight")
+        return _average(weigh(values, weights), weights, mask, axes)
 
     def __add__(self, other: "Average") -> "Average":
         if not isinstance(other, Average):
@@ -92,58 +93,32 @@ class Average:
         return jnp.where(overflow, jnp.nan, self.total / jnp.where(nothing, 1, self.weight))
 
 
-def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
-    """Check the two options that say how to reduce; returns the axes."""
-    choices = get_args(Reduction)
-    if not isinstance(reduction, str) or reduction not in choices:
-        raise ValueError(f"{function}: reduction must be one of {', '.join(map(repr, choices))}, got {reduction!r}.")
-    if reduction == "none" and axis is not None:
-        raise ValueError(f"{function}: reduction='none' reduces no axis, got axis={axis}; leave one of the two out.")
-    return admit_axis(function, axis, ndim)
-
-
-def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
-    """The axes as a tuple of indices in [0, ndim); None, for all of them, stays None."""
-    if axis is None:
-        return None
-    try:
-        axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else [axis]))
-    except TypeError:
-        raise TypeError(f"{function}: axis must be None, an integer or several, got {axis!r}.") from None
-    if any(not -ndim <= a < ndim for a in axes):
-        raise ValueError(f"{function}: axis must lie in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}.")
-    if len({a % ndim for a in axes}) < len(axes):
-        raise ValueError(f"{function}: axis names an axis twice, got {axis}.")
-    return tuple(a % ndim for a in axes)
+def weigh(losses: Array, weight: Array | None) -> Array:
+    """wℓ, where a weight of 0 leaves no trace of an infinite loss."""
+    return losses if weight is None else product(weight, losses)
 
 
 def reduce(
-    losses: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None, reduction: Reduction
+    weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None, reduction: Reduction
 ) -> Array:
-    """Weigh, mask and reduce losses whose weight and mask are of their shape and whose masked entries are finite."""
-    if reduction == "weighted_mean":
-        average = _average(losses, weight, where, axis)
-    else:
-        losses = losses if weight is None else _numerics.product(weight, losses)
-        if reduction == "none":
-            return _included(losses, where)
-        average = _average(losses, None, where, axis)
+    """Mask and reduce weighed losses wℓ, which are finite where masked; weight and mask are of their shape."""
+    if reduction == "none":
+        return _included(weighed, where)
+    average = _average(weighed, weight if reduction == "weighted_mean" else None, where, axis)
     if reduction == "sum":
         return average.total
-    if _number(losses, axis) == 0:
+    if _number(weighed, axis) == 0:
         return jnp.full_like(average.total, jnp.nan)  # The mean of an empty array, as in NumPy and PyTorch.
     return average.value
 
 
-def _average(losses: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
-    if weight is None:
-        total = _sum(_included(losses, where), axis)
-        if where is None:
-            return Average(total, jnp.full_like(total, _number(losses, axis)))
-        return Average(total, _sum(where.astype(losses.dtype), axis))
-    return Average(
-        _sum(_included(_numerics.product(weight, losses), where), axis), _sum(_included(weight, where), axis)
-    )
+def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
+    total = _sum(_included(weighed, where), axis)
+    if weight is not None:
+        return Average(total, _sum(_included(weight, where), axis))
+    if where is not None:
+        return Average(total, _sum(where.astype(weighed.dtype), axis))
+    return Average(total, jnp.full_like(total, _number(weighed, axis)))
 
 
 def _sum(values: Array, axis: tuple[int, ...] | None) -> Array:

@@ -1,0 +1,81 @@
+"""Binary cross-entropy of a logit, elementwise.
+
+    ℓ(x, y, w) = -[w·y·log σ(x) + (1 - y)·log σ(-x)]
+               = a·softplus(-x) + b·softplus(x)                            with a = w·y, b = 1 - y
+               = a·max(-x, 0) + b·max(x, 0) + (a + b)·log1p(exp(-|x|)).
+
+For y in [0, 1] and w ≥ 0 every term is non-negative, so nothing cancels. `pos_weight` may be None, which stands for
+w = 1 and spares its cost: a + b is 1 then.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxbce._numerics import Tangent, coefficients, directional, lesser_sigmoid, log1p_exp, product, sigmoid, softplus
+
+
+def _total(labels: Array, pos_weight: Array | None, value: Array) -> Array:
+    """(a + b)·value."""
+    if pos_weight is None:
+        return value
+    a, b = coefficients(labels, pos_weight)
+    return (a + b) * value
+
+
+@jax.custom_jvp
+def logit_loss(x: Array, labels: Array, pos_weight: Array | None) -> Array:
+    """ℓ(x, y, w)."""
+    a, b = coefficients(labels, pos_weight)
+    kink = product(b, jnp.maximum(x, 0.0)) + product(a, -jnp.minimum(x, 0.0))
+    return kink + _total(labels, pos_weight, log1p_exp(x))
+
+
+@functools.partial(logit_loss.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
+    x, labels, pos_weight = primals
+    terms = [(lambda: logit_slope(x, labels, pos_weight), tangents[0])]
+    if pos_weight is None:
+        terms += [(lambda: -x, tangents[1])]
+    else:
+        terms += [(lambda: _label_slope(x, pos_weight), tangents[1])]
+        terms += [(lambda: product(labels, softplus(-x)), tangents[2])]
+    return logit_loss(x, labels, pos_weight), directional(*terms)
+
+
+@jax.custom_jvp
+def logit_slope(x: Array, labels: Array, pos_weight: Array | None) -> Array:
+    """∂ℓ/∂x = b·σ(x) - a·σ(-x), from q = σ(-|x|) alone: 1 - q would lose the tail."""
+    a, b = coefficients(labels, pos_weight)
+    q = _total(labels, pos_weight, lesser_sigmoid(x))
+    return jnp.where(x >= -x, b - q, q - a)
+
+
+@functools.partial(logit_slope.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
+    x, labels, pos_weight = primals
+    terms = [(lambda: _total(labels, pos_weight, sigmoid(x) * sigmoid(-x)), tangents[0])]
+    if pos_weight is None:
+        terms += [(lambda: -jnp.ones_like(x), tangents[1])]
+    else:
+        terms += [(lambda: -(pos_weight * sigmoid(-x) + sigmoid(x)), tangents[1])]
+        terms += [(lambda: -labels * sigmoid(-x), tangents[2])]
+    return logit_slope(x, labels, pos_weight), directional(*terms)
+
+
+@jax.custom_jvp
+def _label_slope(x: Array, pos_weight: Array) -> Array:
+    """∂ℓ/∂y = w·softplus(-x) - softplus(x), arranged so that it is exactly -x at w = 1 and right at x = ±inf."""
+    kink = product(pos_weight, -jnp.minimum(x, 0.0)) - jnp.maximum(x, 0.0)
+    return kink + (pos_weight - 1.0) * log1p_exp(x)
+
+
+@functools.partial(_label_slope.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
+    x, pos_weight = primals
+    return _label_slope(x, pos_weight), directional(
+        (lambda: -(pos_weight * sigmoid(-x) + sigmoid(x)), tangents[0]),
+        (lambda: softplus(-x), tangents[1]),
+    )
