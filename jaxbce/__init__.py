@@ -1,8 +1,23 @@
 """Binary cross-entropy for JAX: exact, strict, fast.
 
-Losses
+Two classes, or many labels that are on or off independently
     `binary_cross_entropy_with_logits`: of logits, the form to train with.
     `binary_cross_entropy`: of probabilities.
+    `sigmoid_focal_loss`: easy examples count less.
+    `asymmetric_loss`: the same with an exponent for each kind of label, and a margin for the negatives.
+
+Classes of which exactly one holds
+    `cross_entropy`: of class indices or class probabilities.
+
+Generative adversarial networks
+    `gan_discriminator_loss`, `gan_generator_loss`.
+
+Weights from data
+    `pos_weight_from_labels`: negatives per positive.
+    `class_weight_from_counts`: inverse frequency, or effective number.
+
+Criteria: a loss with its options bound, as a pytree
+    `BCEWithLogitsLoss`, `BCELoss`, `CrossEntropyLoss`.
 
 Accumulating
     `Average`: the mean that stays right over unequal batches, masks, gradient accumulation and devices.
@@ -46,8 +61,18 @@ Refusals
 Options such as `reduction` are Python values: close over them (`functools.partial`) before `jit` or `vmap`.
 """
 
+from jaxbce._adversarial import gan_discriminator_loss as gan_discriminator_loss
+from jaxbce._adversarial import gan_generator_loss as gan_generator_loss
+from jaxbce._balance import class_weight_from_counts as class_weight_from_counts
+from jaxbce._balance import pos_weight_from_labels as pos_weight_from_labels
 from jaxbce._binary import binary_cross_entropy as binary_cross_entropy
 from jaxbce._binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from jaxbce._categorical import cross_entropy as cross_entropy
+from jaxbce._criteria import BCELoss as BCELoss
+from jaxbce._criteria import BCEWithLogitsLoss as BCEWithLogitsLoss
+from jaxbce._criteria import CrossEntropyLoss as CrossEntropyLoss
+from jaxbce._focal import asymmetric_loss as asymmetric_loss
+from jaxbce._focal import sigmoid_focal_loss as sigmoid_focal_loss
 from jaxbce._reduction import Average as Average
 
 __version__ = "0.1.0"

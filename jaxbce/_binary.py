@@ -85,13 +85,13 @@ def binary_cross_entropy_with_logits(
         axis=axis,
         reduction=reduction,
     )
-    loss: Array = _from_logits(given, axis=axes, reduction=reduction)
+    loss: Array = from_logits(given, axis=axes, reduction=reduction)
     return loss
 
 
 # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
 @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def _from_logits(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
+def from_logits(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
     logits, labels, parameters, weight, where = align(given, safe_prediction=0.0)
     losses = logit_loss(logits, labels, **parameters)
     return reduce(weigh(losses, weight), weight, where, axis, reduction)

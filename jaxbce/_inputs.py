@@ -7,7 +7,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Target(NamedTuple):
 
 def admit(
     function: str,
-    name: Literal["logits", "probs"],
+    name: str,
     predictions: ArrayLike,
     labels: ArrayLike,
     parameters: Mapping[str, ArrayLike | None],
@@ -221,13 +221,15 @@ def refuse(value: Array, mask: Array | None, like: Array, find: Finder, rule: st
     """`value`, unless `find` says that it breaks the rule: refused at once where it can be read, else by `checkify`."""
     if is_readable(value) and (mask is None or is_readable(mask)):
         with jax.ensure_compile_time_eval():
-            counted = (value, None) if mask is None else jnp.broadcast_arrays(value, mask)
-            outside, low, high = find(*counted)
+            if mask is None:
+                outside, low, high = find(value, None)
+            else:
+                outside, low, high = find(*(jnp.broadcast_to(array, like.shape) for array in (value, mask)))
             if outside:
                 raise ValueError(f"{rule}, got values from {low} to {high}. {remedy}")
         return value
-    counted = (value, None) if mask is None else (spread(value, like), spread(mask, like))
-    return checked(value, *find(*counted), f"{rule}, got values from {{low}} to {{high}}. {remedy}")
+    facts = find(value, None) if mask is None else find(spread(value, like), spread(mask, like))
+    return checked(value, *facts, f"{rule}, got values from {{low}} to {{high}}. {remedy}")
 
 
 @functools.partial(jax.jit, static_argnames="high")

@@ -29,7 +29,7 @@ _BEYOND = 1e4
 
 
 def _error(x: Array, labels: Array, margin: Array | None) -> Array:
-    """u."""
+    """The probability u of being wrong."""
     error = labels * sigmoid(-x) + (1.0 - labels) * sigmoid(x)
     return error if margin is None else jnp.maximum(error - margin, 0.0)
 
@@ -41,13 +41,13 @@ def _over(numerator: Array, error: Array) -> Array:
 
 @jax.custom_jvp
 def _relative_slope(x: Array, labels: Array, margin: Array | None) -> Array:
-    """r = u'/u = (1 - 2y)·p·q/u."""
+    """The relative slope r = u'/u = (1 - 2y)·p·q/u."""
     return (1.0 - 2.0 * labels) * _over(sigmoid(x) * sigmoid(-x), _error(x, labels, margin))
 
 
 @functools.partial(_relative_slope.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
-    x, labels, margin = primals
+    x, _, margin = primals
     r, u, pq = _relative_slope(*primals), _error(*primals), sigmoid(x) * sigmoid(-x)
     terms = [(lambda: r * (sigmoid(-x) - sigmoid(x) - r), tangents[0])]
     # 2·u + (1 - 2y)·(q - p) = 1 - 2m.
@@ -78,7 +78,7 @@ def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array,
 
 
 def _log_error(x: Array, labels: Array, margin: Array | None) -> Array:
-    """log u, and 0 at u = 0, where u^γ·log u is to be 0."""
+    """The logarithm of u, and 0 at u = 0, where u^γ·log u is to be 0."""
     u = _error(x, labels, margin)
     # Next to u = 1 the logarithm rests on what is missing there.
     missing = labels * sigmoid(x) + (1.0 - labels) * sigmoid(-x)

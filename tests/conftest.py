@@ -6,22 +6,13 @@ import os
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jaxbce
 
 jax.config.update("jax_num_cpu_devices", 2)  # so that sharding is real
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-@pytest.fixture(autouse=True)
-def _names_of_examples(doctest_namespace: dict[str, object]) -> None:
-    doctest_namespace.update(jax=jax, jnp=jnp, np=np)
-    doctest_namespace.update({name: value for name, value in vars(jaxbce).items() if not name.startswith("_")})
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ The bars are those of XLA on CPU, whose exp and log1p are off by up to 1.7 and 2
 errors of their own, of a few ulp; `SLACK` says how many times the bar is allowed there.
 
 With a pos_weight the bars are wider: w·q, for one, may lie just below a power of two where q lies just above, and the
-same relative error then counts twice as many ulp. log1p(exp(-|x|)) alone is off by up to 4.1·2^-24 of itself (every third
-float32 was tried), and with the roundings of w·y, 1 - y, their sum, the product and the last sum 8 ulp are the ceiling:
-of tens of millions of points drawn at random none was above 5.2.
+same relative error then counts twice as many ulp. log1p(exp(-|x|)) alone is off by up to 4.1·2^-24 of itself (of every
+third float32 that was tried), and with the roundings of w·y, 1 - y, their sum, the product and the last sum 8 ulp are
+the ceiling: of tens of millions of points drawn at random none was above 5.2.
 """
 
 import functools

@@ -1,0 +1,149 @@
+"""Weights that balance classes, from the data."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxbce._alignment import compute_dtype, fit, guard
+from jaxbce._inputs import Target, admit_axis, admit_mask, admit_scalar, admit_values, within
+from jaxbce._typing import ArrayLike, Axis
+
+
+def pos_weight_from_labels(
+    labels: ArrayLike,
+    *,
+    axis: Axis = 0,
+    where: ArrayLike | None = None,
+    max_weight: ArrayLike | None = None,
+) -> Array:
+    r"""Negatives per positive of each class: the `pos_weight` that makes both kinds weigh the same in total.
+
+    ::
+
+        Σ (1 - y) / Σ y,    and 1 for a class that has only one kind of labels, or none
+
+    Such a class has nothing to balance; and its weight is finite, so that a first positive can be learnt from.
+
+    Domain:
+        Labels in [0, 1]. Soft labels count in part on both sides. Labels outside are refused; under a transform, where
+        no value can be read, the weight is NaN. Counts are exact up to 2²⁴ in float32, and right to rounding above.
+
+    Args:
+        labels: bool, integer or floating, [N, C] or any shape.
+        axis: the axes to count over: 0 for a weight per class of [N, C], (0, 2, 3) for [N, C, H, W], None for one
+            weight of all. A weight [C] meets predictions [N, C, H, W] as pos_weight[:, None, None].
+        where: bool mask, broadcasts to the shape of `labels`; False leaves a label out, whatever it holds.
+        max_weight: ≥ 0, a scalar; no weight exceeds it. None leaves weights as they are.
+
+    Returns:
+        The weights in float32, or float64 for float64 labels, of the shape of `labels` without `axis`.
+
+    Raises:
+        TypeError: labels that are not real, a mask that is not bool.
+        ValueError: labels outside [0, 1], a mask that does not fit, an axis that is not there, a negative or infinite
+            `max_weight`. Under `jit` and other transforms the checks of values need
+            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+
+    Example:
+        >>> labels = jnp.array([[1, 0], [0, 0], [0, 0], [0, 0]])
+        >>> print(pos_weight_from_labels(labels))
+        [3. 1.]
+
+    References:
+        King & Zeng, "Logistic regression in rare events data", Political Analysis, 2001.
+    """
+    function = "pos_weight_from_labels"
+    array = admit_values(function, "labels", labels)
+    mask = admit_mask(Target(function, "labels", array), where)
+    array = within(function, "labels", array, mask, array)
+    limit = None if max_weight is None else admit_scalar(function, "max_weight", max_weight)
+    weight: Array = _pos_weight(array, mask, limit, axis=admit_axis(function, axis, array.ndim))
+    return weight
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _pos_weight(labels: Array, where: Array | None, limit: Array | None, *, axis: tuple[int, ...] | None) -> Array:
+    where = None if where is None else jnp.broadcast_to(where, labels.shape)
+    y = guard(fit(labels, labels, where, 0.0), "labels")
+    positives, negatives = jnp.sum(y, axis), jnp.sum(1.0 - y, axis, where=where)
+    one_kind = (positives == 0.0) | (negatives == 0.0)
+    weight = jnp.where(one_kind, 1.0, negatives / jnp.where(one_kind, 1.0, positives))
+    if limit is None:
+        return weight
+    return jnp.minimum(weight, guard(jax.lax.convert_element_type(limit, weight.dtype), "max_weight"))
+
+
+def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None) -> Array:
+    r"""A weight per class from how often the classes occur: by inverse frequency, or by effective number.
+
+    With n_c = counts, K the number of classes that occur and N = Σ_c n_c::
+
+        N / (K·n_c)                                  without beta: scikit-learn's "balanced"
+        K·e_c / Σ_k e_k,  1/e_c = (1 - β^n_c)/(1 - β)  with beta: the effective number of examples
+
+    and 1 for a class that does not occur, which has nothing to balance. An average example weighs 1 without beta, an
+    average class with it. beta 0 weighs all classes alike; beta → 1 weighs by inverse frequency.
+
+    Domain:
+        Counts ≥ 0, of which the sum is finite; beta in [0, 1]. Other values are refused; under a transform, where no
+        value can be read, the weights are NaN.
+
+    Args:
+        counts: the number of examples of each class, real, shape [C].
+        beta: β in [0, 1], a scalar; None weighs by inverse frequency.
+
+    Returns:
+        The weights in float32, or float64 for float64 counts, shape [C].
+
+    Raises:
+        TypeError: counts or beta that are not real.
+        ValueError: counts that are not of one axis; values outside their domain. Under `jit` and other transforms the
+            checks of values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+
+    Example:
+        >>> counts = jnp.array([900, 90, 10])
+        >>> print(class_weight_from_counts(counts).round(1))
+        [ 0.4  3.7 33.3]
+        >>> print(class_weight_from_counts(counts, beta=0.99).round(1))
+        [0.2 0.4 2.4]
+
+    References:
+        King & Zeng, "Logistic regression in rare events data", Political Analysis, 2001. Cui et al., "Class-balanced
+        loss based on effective number of samples", CVPR 2019 (`beta`).
+    """
+    function = "class_weight_from_counts"
+    array = admit_values(function, "counts", counts)
+    if array.ndim != 1:
+        raise ValueError(f"{function}: counts must have one axis, one count per class, got shape {array.shape}.")
+    array = within(function, "counts", array, None, array)
+    log_beta = None if beta is None else _log(admit_scalar(function, "beta", beta), beta)
+    weight: Array = _class_weight(array, log_beta)
+    return weight
+
+
+def _log(array: Array, value: ArrayLike) -> Array | float:
+    """The logarithm of β; of a Python number before it is rounded to float32, where 1 - 0.9999 is off by 1e-4."""
+    if isinstance(value, int | float):
+        return math.log(value) if value > 0 else -math.inf
+    return jnp.log(guard(jax.lax.convert_element_type(array, compute_dtype(array)), "beta"))
+
+
+@jax.jit
+def _class_weight(counts: Array, log_beta: Array | None) -> Array:
+    counts = guard(jax.lax.convert_element_type(counts, compute_dtype(counts)), "counts")
+    missing = counts == 0.0
+    number, classes = jnp.where(missing, 1.0, counts), jnp.sum(~missing, dtype=counts.dtype)
+    if log_beta is None:
+        weight = jnp.sum(counts) / (jnp.maximum(classes, 1.0) * number)
+    else:
+        log_beta = jax.lax.convert_element_type(log_beta, counts.dtype)
+        # 1 - β^n = -expm1(n·log β): no β next to 1 cancels. At β = 1 the effective number is n.
+        some = jnp.where(log_beta == 0.0, -1.0, log_beta)
+        effective = jnp.where(log_beta == 0.0, number, jnp.expm1(number * some) / jnp.expm1(some))
+        share = jnp.where(missing, 0.0, 1.0 / effective)
+        weight = share * (classes / jnp.maximum(jnp.sum(share), float(np.finfo(counts.dtype).tiny)))
+    return jnp.where(missing, 1.0, weight)

@@ -1,0 +1,171 @@
+"""The boundary of losses over classes: one axis of the logits holds the classes, and labels may be their indices."""
+
+import functools
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxbce._alignment import spread
+from jaxbce._inputs import (
+    Target,
+    admit_mask,
+    admit_predictions,
+    admit_reduction,
+    admit_smoothing,
+    admit_values,
+    refuse,
+    within,
+)
+from jaxbce._typing import ArrayLike, Axis, Reduction
+
+
+class AdmittedClasses(NamedTuple):
+    """The checked arrays of one call. Labels that are integers without the axis of the classes are indices."""
+
+    logits: Array
+    labels: Array
+    class_weight: Array | None
+    label_smoothing: Array | None
+    where: Array | None
+
+
+class ClassOptions(NamedTuple):
+    """The checked options of one call."""
+
+    class_axis: int
+    indices: bool
+    ignore_index: int | None
+    axis: tuple[int, ...] | None
+    reduction: Reduction
+
+
+def admit_classes(
+    function: str,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_axis: int,
+    class_weight: ArrayLike | None,
+    ignore_index: int | None,
+    label_smoothing: ArrayLike,
+    where: ArrayLike | None,
+    axis: Axis,
+    reduction: Reduction,
+) -> tuple[AdmittedClasses, ClassOptions]:
+    """Check the arguments of `function`.
+
+    Raises TypeError for dtypes, ValueError for shapes, options and, where values can be read, for domains.
+    """
+    array = admit_predictions(function, "logits", logits)
+    class_axis = _class_axis(function, class_axis, array.shape)
+    classes = array.shape[class_axis]
+    # An array of the shape of the losses, in the sharding of the logits.
+    losses = jax.lax.index_in_dim(array, 0, class_axis, keepdims=False)
+    mask = admit_mask(Target(function, "logits without class_axis", losses), where)
+    values, indices = _labels(function, labels, array.shape, losses.shape, class_axis)
+    ignore_index = _ignore_index(function, ignore_index, indices)
+    if indices:
+        rule = f"{function}: labels must be class indices in [0, {classes})"
+        remedy = f"Hide missing labels with `where` or with {ignore_index}, the ignore_index."
+        find = functools.partial(_strays, classes=classes, ignore_index=ignore_index)
+        values = refuse(values, mask, losses, find, rule, remedy)
+    else:
+        every = None if mask is None else jnp.expand_dims(spread(mask, losses), class_axis)
+        values = within(function, "labels", values, every, array)
+    given = AdmittedClasses(
+        array,
+        values,
+        _class_weight(function, class_weight, classes),
+        admit_smoothing(function, label_smoothing),
+        mask,
+    )
+    axes = admit_reduction(function, reduction, axis, losses.ndim)
+    return given, ClassOptions(class_axis, indices, ignore_index, axes, reduction)
+
+
+def is_ignored(labels: Array, ignore_index: int | None) -> Array:
+    """Where an index says that its entry is to be left out."""
+    if ignore_index is None or not _holds(labels.dtype, ignore_index):
+        return jnp.zeros(labels.shape, jnp.bool_)
+    return labels == ignore_index
+
+
+def is_stray(labels: Array, classes: int) -> Array:
+    """Where an index names no class. The comparison is in its own dtype, in which it cannot wrap around."""
+    if not _holds(labels.dtype, classes):
+        return labels < 0
+    return (labels < 0) | (labels >= classes)
+
+
+def _holds(dtype: jnp.dtype, number: int) -> bool:
+    # jax's, which knows the integers of 4 bits and fewer. It carries no annotations.
+    info = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]
+    return bool(info.min <= number <= info.max)
+
+
+@functools.partial(jax.jit, static_argnames=("classes", "ignore_index"))
+def _strays(labels: Array, mask: Array | None, *, classes: int, ignore_index: int | None) -> tuple[Array, Array, Array]:
+    """Whether an included index names no class, and the extremes of the included indices."""
+    included = ~is_ignored(labels, ignore_index)
+    included = included if mask is None else included & mask
+    low, high = (reducer(labels, initial=0, where=included) for reducer in (jnp.min, jnp.max))
+    return jnp.any(included & is_stray(labels, classes)), low, high
+
+
+def _class_axis(function: str, class_axis: int, shape: tuple[int, ...]) -> int:
+    try:
+        index = operator.index(class_axis)
+    except TypeError:
+        raise TypeError(f"{function}: class_axis must be an integer, got {class_axis!r}.") from None
+    if not -len(shape) <= index < len(shape):
+        raise ValueError(f"{function}: class_axis must be an axis of logits, got {index} and logits of shape {shape}.")
+    if shape[index] == 0:
+        raise ValueError(f"{function}: logits must hold at least one class, got shape {shape}.")
+    return index % len(shape)
+
+
+def _labels(
+    function: str, labels: ArrayLike, shape: tuple[int, ...], entries: tuple[int, ...], class_axis: int
+) -> tuple[Array, bool]:
+    """The labels, and whether they are class indices."""
+    array = admit_values(function, "labels", labels)
+    if array.shape == shape:
+        return array, False
+    if array.shape not in (entries, ()):
+        raise ValueError(
+            f"{function}: labels must be class indices of shape {entries} or a scalar, or class probabilities of shape "
+            f"{shape}, got shape {array.shape}. The classes are axis {class_axis} of logits: see class_axis."
+        )
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"{function}: class indices must be integers, got dtype {array.dtype} and shape {array.shape}. Convert "
+            f"with labels.astype(jnp.int32); class probabilities have the shape of logits, {shape}."
+        )
+    return array, True
+
+
+def _ignore_index(function: str, ignore_index: int | None, indices: bool) -> int | None:
+    if ignore_index is None:
+        return None
+    try:
+        index = operator.index(ignore_index)
+    except TypeError:
+        raise TypeError(f"{function}: ignore_index must be an integer or None, got {ignore_index!r}.") from None
+    if index >= 0 and not indices:
+        raise ValueError(
+            f"{function}: ignore_index needs labels that are class indices, got ignore_index={index} and class "
+            "probabilities. Leave entries out with `where`."
+        )
+    return index
+
+
+def _class_weight(function: str, class_weight: ArrayLike | None, classes: int) -> Array | None:
+    if class_weight is None:
+        return None
+    array = admit_values(function, "class_weight", class_weight)
+    if array.shape != (classes,):
+        raise ValueError(f"{function}: class_weight must have shape ({classes},), one per class, got {array.shape}.")
+    return within(function, "class_weight", array, None, array)
