@@ -86,5 +86,10 @@ def smooth(labels: Array, label_smoothing: Array | None, classes: int) -> Array:
     """y·(1 - s) + s/classes."""
     if label_smoothing is None:
         return labels
-    s = guard(jax.lax.convert_element_type(label_smoothing, labels.dtype), "label_smoothing")
+    s = smoothing(label_smoothing, labels)
     return labels * (1.0 - s) + s / classes
+
+
+def smoothing(label_smoothing: Array, like: Array) -> Array:
+    """The scalar s in the dtype that is computed in."""
+    return guard(jax.lax.convert_element_type(label_smoothing, like.dtype), "label_smoothing")

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import compute_dtype, fit, guard, smooth, spread
+from jaxbce._alignment import compute_dtype, fit, guard, smooth, smoothing, spread
 from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, is_ignored, is_stray
 from jaxbce._reduction import reduce
-from jaxbce._softmax_loss import softmax_loss
+from jaxbce._softmax_loss import Labels, Spike, softmax_loss
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -97,44 +97,72 @@ def cross_entropy(
 
 @functools.partial(jax.jit, static_argnames="options")
 def _from_classes(given: AdmittedClasses, *, options: ClassOptions) -> Array:
-    logits, coefficients, weight, where = _align(given, options)
-    losses = softmax_loss(logits, coefficients, options.class_axis)
+    logits, labels, weight, where = (_align_indices if options.indices else _align_probs)(given, options)
+    losses = softmax_loss(logits, labels, options.class_axis)
     by_weight = options.indices and options.reduction == "mean"
     return reduce(losses, weight, where, options.axis, "weighted_mean" if by_weight else options.reduction)
 
 
-def _align(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, Array, Array | None, Array | None]:
-    """Logits, coefficients u_c·y_c, weight Σ_c u_c·y_c of each entry before smoothing, and mask: all free of harm."""
-    class_axis, dtype = options.class_axis, compute_dtype(given.logits)
-    classes = given.logits.shape[class_axis]
-    losses = jax.lax.index_in_dim(given.logits, 0, class_axis, keepdims=False)
-    where = None if given.where is None else spread(given.where, losses)
-    labels = spread(given.labels, losses) if options.indices else given.labels
-    if options.indices and options.ignore_index is not None:
-        included = ~is_ignored(labels, options.ignore_index)
+# Both give logits, labels, the weight of each entry before smoothing, and the mask.
+
+
+def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, Labels, Array | None, Array | None]:
+    class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
+    logits, where, u = _align_logits(given, class_axis)
+    index = jnp.expand_dims(spread(given.labels, _entries(given.logits, class_axis)), class_axis)
+    if options.ignore_index is not None:
+        included = ~is_ignored(index, options.ignore_index)
         where = included if where is None else where & included
-    every = None if where is None else jnp.expand_dims(where, class_axis)
-    logits = fit(given.logits, given.logits, every, 0.0)
+    stray = is_stray(index, classes)
+    index = jnp.where(stray, 0, index).astype(jnp.int32)
+    number = jnp.where(stray, jnp.nan, jnp.ones_like(logits, shape=index.shape))
+    weight = None if u is None else jnp.take(u.ravel(), index)
+    spike, dense = (number if weight is None else weight * number), None
+    if given.label_smoothing is not None:
+        # y·(1 - s) + s/C, once for the label and once for every class.
+        s = smoothing(given.label_smoothing, logits)
+        spike, dense = spike * (1.0 - s), jnp.broadcast_to(s / classes, _by_class(logits, class_axis))
+        dense = dense if u is None else u * dense
+    if where is not None:
+        spike = jnp.where(where, spike, jnp.zeros_like(spike))
+        weight = None if weight is None else jnp.where(where, weight, jnp.zeros_like(weight))
+    return logits, Labels(dense, Spike(spike, index), where), _drop(weight, class_axis), _drop(where, class_axis)
 
-    by_class = [classes if a == class_axis else 1 for a in range(logits.ndim)]
-    class_weight = given.class_weight
-    if class_weight is not None:
-        class_weight = guard(jax.lax.convert_element_type(class_weight, dtype), "class_weight").reshape(by_class)
 
-    if options.indices:
-        stray = is_stray(labels, classes)
-        index = jnp.where(stray, 0, labels).astype(jnp.int32)
-        # Compared on the fly, in whatever loop reads it: no one-hot array is stored.
-        is_label = jnp.arange(classes, dtype=jnp.int32).reshape(by_class) == jnp.expand_dims(index, class_axis)
-        number = jnp.where(stray, jnp.nan, jnp.ones_like(losses, dtype=dtype))
-        probs = jnp.where(is_label, jnp.expand_dims(number, class_axis), jnp.zeros_like(logits))
-    else:
-        probs = fit(labels, logits, every, 0.0)
-        probs = probs if labels.dtype == jnp.bool_ else guard(probs, "labels")
+def _align_probs(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, Labels, Array | None, Array | None]:
+    class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
+    logits, where, u = _align_logits(given, class_axis)
+    probs = fit(given.labels, logits, None if where is None else jnp.broadcast_to(where, logits.shape), 0.0)
+    probs = probs if given.labels.dtype == jnp.bool_ else guard(probs, "labels")
 
-    def weighed(values: Array) -> Array:
-        values = values if class_weight is None else class_weight * values
-        return values if every is None else jnp.where(every, values, jnp.zeros_like(values))
+    def weighed(probs: Array) -> Array:
+        return probs if u is None else u * probs
 
-    weight = None if options.indices and class_weight is None else jnp.sum(weighed(probs), class_axis)
-    return logits, weighed(smooth(probs, given.label_smoothing, classes)), weight, where
+    dense = weighed(smooth(probs, given.label_smoothing, classes))
+    weight = jnp.sum(weighed(probs), class_axis)
+    return logits, Labels(dense, None, where), weight, _drop(where, class_axis)
+
+
+def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array | None, Array | None]:
+    """Logits in the dtype that is computed in, the mask and the class weights with an axis where the classes are."""
+    logits = jax.lax.convert_element_type(given.logits, compute_dtype(given.logits))
+    where, u = given.where, given.class_weight
+    if where is not None:
+        where = jnp.expand_dims(spread(where, _entries(given.logits, class_axis)), class_axis)
+    if u is not None:
+        u = guard(jax.lax.convert_element_type(u, logits.dtype), "class_weight")
+        u = u.reshape(_by_class(logits, class_axis))
+    return logits, where, u
+
+
+def _entries(logits: Array, class_axis: int) -> Array:
+    """An array of the shape and the sharding of the losses."""
+    return jax.lax.index_in_dim(logits, 0, class_axis, keepdims=False)
+
+
+def _by_class(logits: Array, class_axis: int) -> list[int]:
+    return [logits.shape[a] if a == class_axis else 1 for a in range(logits.ndim)]
+
+
+def _drop(values: Array | None, class_axis: int) -> Array | None:
+    return None if values is None else jnp.squeeze(values, class_axis)

@@ -7,114 +7,192 @@ For a ≥ 0 every term is non-negative, so nothing cancels; and the 1 that the m
 exponentials stays out of it, so that a sure prediction keeps its small loss: log(1 + S) would be 0 from S = 6e-8 on.
 1 - p_c of the maximum is S/(1 + S) for the same reason. Of k equal maxima, k - 1 count in S.
 
+The coefficients a are those of `Labels`: a dense part and a spike at one class, which no one-hot array need hold. What
+is reduced over the classes is made of arithmetic, `minimum` and `sign` alone: XLA on CPU then stores none of it.
+
 An infinite maximum is a certain class. Several of them, or -inf in every class, are no distribution: NaN.
 """
 
 import functools
-from typing import NamedTuple
+import operator
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbce._numerics import Tangent, directional, product
+from jaxbce._numerics import product
 
 
-class _Exponentials(NamedTuple):
-    """What softmax and loss are made of."""
+class Spike(NamedTuple):
+    """What one class of each entry has on top of the others. Arrays of the rank of the logits, with one class."""
 
-    top: Array  # whether a class is a maximum
-    ties: Array  # how many are
-    below: Array  # x - max(x) ≤ 0
+    height: Array
+    at: Array
+
+
+class Labels(NamedTuple):
+    """The coefficients a, as the sum of the parts that are there, and which entries are included.
+
+    The mask has the rank of the logits, with one class. Where it is False, loss and derivatives are 0.
+    """
+
+    dense: Array | None
+    spike: Spike | None
+    where: Array | None
+
+
+class _Rows(NamedTuple):
+    """What a softmax needs to know of each entry. Arrays with one class."""
+
+    greatest: Array  # max(x), or the largest finite number of its sign
+    reach: Array  # multiplies max(x) - x: 2, which overflows to inf, where max(x) is infinite; else 1
     others: Array  # S
-
-
-def _exponentials(x: Array, axis: int) -> _Exponentials:
-    greatest = jnp.max(x, axis, keepdims=True)
-    top = x == greatest
-    ties = jnp.sum(top.astype(x.dtype), axis, keepdims=True)
-    undefined = (greatest == -jnp.inf) | ((greatest == jnp.inf) & (ties > 1.0))
-    below = jnp.where(top, jnp.where(undefined, jnp.nan, jnp.zeros_like(x)), x - greatest)
-    others = jnp.sum(jnp.where(top, 0.0, jnp.exp(below)), axis, keepdims=True) + (ties - 1.0)
-    return _Exponentials(top, ties, below, others)
 
 
 def _total(values: Array, axis: int) -> Array:
     return jnp.sum(values, axis, keepdims=True)
 
 
+def _below(x: Array, greatest: Array, scale: float) -> Array:
+    """The distance x - max(x) ≤ 0, exact for a scale that is a power of two.
+
+    Every loop over the classes has a scale of its own: where two loops share a subexpression, if only the broadcast of
+    max(x), XLA on CPU stores it in the size of the logits, and runs several times slower.
+    """
+    greatest = scale * greatest
+    return (jnp.minimum(scale * x, greatest) - greatest) / scale
+
+
+def _rows(x: Array, axis: int) -> _Rows:
+    maximum, largest = jnp.max(x, axis), float(np.finfo(x.dtype).max)
+    greatest = jnp.clip(maximum, -largest, largest)
+    # 1 + S, which has the k maxima in it, and S without any. Below 2 there is one maximum; above, 1 + S has all digits.
+    every = jnp.sum(jnp.exp(_below(x, jnp.expand_dims(greatest, axis), 1.0)), axis)
+    below = _below(x, jnp.expand_dims(greatest, axis), 0.5)
+    others = jnp.where(every < 2.0, jnp.sum(-jnp.sign(below) * jnp.exp(below), axis), every - 1.0)
+    undefined = jnp.isinf(maximum) & (every != 1.0)
+    reach = jnp.where(maximum == jnp.inf, 2.0, jnp.ones_like(maximum))
+    rows = greatest, reach, jnp.where(undefined, jnp.nan, others)
+    return _Rows(*(jnp.expand_dims(row, axis) for row in rows))
+
+
+def _included(values: Array, where: Array | None) -> Array:
+    return values if where is None else jnp.where(where, values, jnp.zeros_like(values))
+
+
+def _sum_of_coefficients(labels: Labels, axis: int) -> Array:
+    """A."""
+    parts = [] if labels.dense is None else [_total(labels.dense, axis)]
+    parts += [] if labels.spike is None else [labels.spike.height]
+    return functools.reduce(operator.add, parts)
+
+
+def _given(tangent: Any) -> TypeGuard[Array]:
+    return tangent is not None and not isinstance(tangent, SymbolicZero)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def softmax_loss(x: Array, coefficients: Array, axis: int) -> Array:
+def softmax_loss(x: Array, labels: Labels, axis: int) -> Array:
     """ℓ(x, a), without the axis of the classes."""
-    _, _, below, others = _exponentials(x, axis)
-    kink = jnp.sum(product(coefficients, -below), axis)
-    return jnp.sum(coefficients, axis) * jnp.squeeze(jnp.log1p(others), axis) + kink
+    greatest, reach, others = _rows(x, axis)
+    loss = _sum_of_coefficients(labels, axis) * jnp.log1p(others)
+    if labels.dense is not None:
+        loss += _total(product(labels.dense, _below(x, greatest, 0.125) * -reach), axis)
+    if labels.spike is not None:
+        target = jnp.take_along_axis(x, labels.spike.at, axis)
+        loss += product(labels.spike.height, _below(target, greatest, 1.0) * -reach)
+    return jnp.squeeze(_included(loss, labels.where), axis)
 
 
 @functools.partial(softmax_loss.defjvp, symbolic_zeros=True)
-def _(axis: int, primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    x, coefficients = primals
-    terms = directional(
-        (lambda: _slope(x, coefficients, axis), tangents[0]),
-        (lambda: _negative_log_softmax(x, axis), tangents[1]),
-    )
-    return softmax_loss(x, coefficients, axis), jnp.sum(terms, axis)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _negative_log_softmax(x: Array, axis: int) -> Array:
-    """∂ℓ/∂a_c = -log p_c."""
-    _, _, below, others = _exponentials(x, axis)
-    return jnp.log1p(others) - below
-
-
-@_negative_log_softmax.defjvp
-def _(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (direction,) = primals, tangents
-    return _negative_log_softmax(x, axis), _total(_softmax(x, axis) * direction, axis) - direction
+def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Any, Labels]) -> tuple[Array, Array]:
+    (x, labels), (x_tangent, change) = primals, tangents
+    terms = []
+    if _given(x_tangent):
+        terms += [_total(_slope(x, labels, axis) * x_tangent, axis)]
+    if _given(change.dense):
+        terms += [_total(_negative_log_softmax(x, labels.where, axis) * change.dense, axis)]
+    if labels.spike is not None and change.spike is not None and _given(change.spike.height):
+        each = _negative_log_softmax(x, labels.where, axis)
+        terms += [jnp.take_along_axis(each, labels.spike.at, axis) * change.spike.height]
+    return softmax_loss(x, labels, axis), jnp.squeeze(functools.reduce(operator.add, terms), axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _slope(x: Array, coefficients: Array, axis: int) -> Array:
+def _negative_log_softmax(x: Array, where: Array | None, axis: int) -> Array:
+    """∂ℓ/∂a_c = -log p_c."""
+    greatest, reach, others = _rows(x, axis)
+    return _included(jnp.log1p(others) - _below(x, greatest, 1.0) * reach, where)
+
+
+@functools.partial(_negative_log_softmax.defjvp, symbolic_zeros=True)
+def _(axis: int, primals: tuple[Array, Array | None], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    (x, where), (direction, _) = primals, tangents
+    change = _total(_softmax(x, where, axis) * direction, axis) - direction
+    return _negative_log_softmax(x, where, axis), _included(change, where)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _slope(x: Array, labels: Labels, axis: int) -> Array:
     """∂ℓ/∂x_c = A·p_c - a_c = (A - a_c)·p_c - a_c·(1 - p_c), where no 1 - 1 loses the tail."""
-    top, _, below, others = _exponentials(x, axis)
+    greatest, _, others = _rows(x, axis)
+    below = _below(x, greatest, 0.25)
     p = jnp.exp(below) / (1.0 + others)
-    complement = jnp.where(top, others / (1.0 + others), 1.0 - p)
-    return (_total(coefficients, axis) - coefficients) * p - coefficients * complement
+    complement = jnp.where(below == 0.0, others / (1.0 + others), 1.0 - p)
+    coefficients = _coefficients(labels, x, axis)
+    slope = (_sum_of_coefficients(labels, axis) - coefficients) * p - coefficients * complement
+    return _included(slope, labels.where)
+
+
+def _coefficients(labels: Labels, x: Array, axis: int) -> Array:
+    """a_c, compared on the fly in whatever loop reads it."""
+    dense = jnp.zeros_like(x) if labels.dense is None else labels.dense
+    if labels.spike is None:
+        return dense
+    height, at = labels.spike
+    classes = [x.shape[axis] if a == axis else 1 for a in range(x.ndim)]
+    is_label = jnp.arange(x.shape[axis], dtype=at.dtype).reshape(classes) == at
+    return dense + jnp.where(is_label, height, jnp.zeros_like(height))
 
 
 @functools.partial(_slope.defjvp, symbolic_zeros=True)
-def _(axis: int, primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    (x, coefficients), (x_tangent, tangent) = primals, tangents
-    change = jnp.zeros_like(x)
-    if not isinstance(x_tangent, SymbolicZero):
-        change += _total(coefficients, axis) * _softmax_change(x, x_tangent, axis)
-    if not isinstance(tangent, SymbolicZero):
-        change += _softmax(x, axis) * _total(tangent, axis) - tangent
-    return _slope(x, coefficients, axis), change
+def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Any, Labels]) -> tuple[Array, Array]:
+    (x, labels), (x_tangent, change) = primals, tangents
+    terms = []
+    if _given(x_tangent):
+        terms += [_sum_of_coefficients(labels, axis) * _softmax_change(x, labels.where, x_tangent, axis)]
+    dense, spike = change.dense if _given(change.dense) else None, None
+    if labels.spike is not None and change.spike is not None and _given(change.spike.height):
+        spike = Spike(change.spike.height, labels.spike.at)
+    if dense is not None or spike is not None:
+        moved = _coefficients(Labels(dense, spike, None), x, axis)
+        terms += [_included(_softmax(x, labels.where, axis) * _total(moved, axis) - moved, labels.where)]
+    return _slope(x, labels, axis), functools.reduce(operator.add, terms)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _softmax(x: Array, axis: int) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _softmax(x: Array, where: Array | None, axis: int) -> Array:
     """p_c."""
-    _, _, below, others = _exponentials(x, axis)
-    return jnp.exp(below) / (1.0 + others)
+    greatest, _, others = _rows(x, axis)
+    return _included(jnp.exp(_below(x, greatest, 0.25)) / (1.0 + others), where)
 
 
-@_softmax.defjvp
-def _(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (direction,) = primals, tangents
-    return _softmax(x, axis), _softmax_change(x, direction, axis)
+@functools.partial(_softmax.defjvp, symbolic_zeros=True)
+def _(axis: int, primals: tuple[Array, Array | None], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    (x, where), (direction, _) = primals, tangents
+    return _softmax(x, where, axis), _softmax_change(x, where, direction, axis)
 
 
-def _softmax_change(x: Array, direction: Array, axis: int) -> Array:
+def _softmax_change(x: Array, where: Array | None, direction: Array, axis: int) -> Array:
     """Σ_k ∂p_c/∂x_k·d_k = p_c·(d_c - Σ_k p_k·d_k).
 
-    What is added to every d_k makes no difference, so that d is taken relative to the maximum, where p_c may be next to
-    1 and d_c - Σ_k p_k·d_k would cancel.
+    What is added to every d_k makes no difference, so that d is taken relative to its mean over the maxima, where p_c
+    may be next to 1 and d_c - Σ_k p_k·d_k would cancel.
     """
-    top, ties, _, _ = _exponentials(x, axis)
-    p = _softmax(x, axis)
-    relative = direction - _total(jnp.where(top, direction, 0.0), axis) / ties
+    top = (_below(x, _rows(x, axis).greatest, 0.25) == 0.0).astype(x.dtype)
+    p = _softmax(x, where, axis)
+    relative = direction - _total(top * direction, axis) / jnp.maximum(_total(top, axis), 1.0)
     return p * (relative - _total(p * relative, axis))

@@ -52,6 +52,53 @@ def prob_curvature(p, y, w=1.0):
     return (1 - y) * _reciprocal(1 - p) ** 2 + w * y * _reciprocal(p) ** 2
 
 
+def _modulated(error, loss, gamma):
+    """u^γ·ℓ, its slope and its curvature, from u and ℓ with theirs."""
+    (u, du, ddu), (value, dl, ddl) = error, loss
+    with np.errstate(divide="ignore", invalid="ignore"):
+        power = u**gamma
+        slope = np.where(u == 0, 0, gamma * u ** (gamma - 1) * du)
+        curvature = np.where(u == 0, 0, gamma * (gamma - 1) * u ** (gamma - 2) * du**2 + gamma * u ** (gamma - 1) * ddu)
+    return (
+        times(power, value),
+        times(1, slope * np.minimum(value, 1e6)) + power * dl,
+        curvature * np.minimum(value, 1e6) + 2 * slope * dl + power * ddl,
+    )
+
+
+def _three(derivatives):
+    """Loss, slope and curvature as three functions, from one that gives all three."""
+    return tuple(lambda x, y, _=1.0, order=order: derivatives(x, y)[order] for order in range(3))
+
+
+def focal(gamma, alpha=None):
+    def derivatives(x, y):
+        p, q = sigmoid(x), sigmoid(-x)
+        error = y * q + (1 - y) * p, (1 - 2 * y) * p * q, (1 - 2 * y) * p * q * (q - p)
+        loss = logit_loss(x, y), logit_slope(x, y), logit_curvature(x, y)
+        share = 1 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+        return [times(share, value) for value in _modulated(error, loss, gamma)]
+
+    return _three(derivatives)
+
+
+def asymmetric(gamma_pos, gamma_neg, margin):
+    def derivatives(x, y):
+        p, q = sigmoid(x), sigmoid(-x)
+        positive = _modulated((q, -p * q, p * q * (p - q)), (softplus(-x), -q, p * q), gamma_pos)
+        u = np.maximum(p - margin, 0)
+        over, rest = u > 0, q + margin
+        first, second = p * q / rest, p * q * (q - p) / rest + (p * q / rest) ** 2
+        negative = _modulated(
+            (u, over * p * q, over * p * q * (q - p)),
+            (softplus(x) if margin == 0 else -np.log1p(-u), over * first, over * second),
+            gamma_neg,
+        )
+        return [times(y, a) + times(1 - y, b) for a, b in zip(positive, negative, strict=True)]
+
+    return _three(derivatives)
+
+
 def _reciprocal(x):
     with np.errstate(divide="ignore"):
         return np.where(x == 0, 1e12, 1 / x)

@@ -1,11 +1,13 @@
 """The examples, run as a user runs them: their numbers and their plots."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -16,6 +18,14 @@ def run(example, folder, *options):
     done = subprocess.run([sys.executable, EXAMPLES / example, *options], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def module(example):
+    """An example as a module, for its parts."""
+    specification = importlib.util.spec_from_file_location("example", EXAMPLES / example)
+    loaded = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(loaded)
+    return loaded
 
 
 def numbers(output, line):
@@ -75,3 +85,87 @@ def test_evaluate_equals_the_one_shot_mean(tmp_path):
     value, difference = numbers(output, r"mean of the batch means \(wrong\) ")
     assert difference > 0.01
     assert abs(abs(value / expected - 1) - difference) < 0.01
+
+
+def test_published_numbers_are_those_of_the_tutorials(tmp_path):
+    output = run("published_numbers.py", tmp_path)
+    assert output.endswith("all the same\n")
+    verdicts = re.findall(r"  (yes|NO)$", output, re.MULTILINE)
+    assert verdicts == ["yes"] * 20
+    in_print = re.findall(r"(\d\.\d{4}) +(\d\.\d{4})  yes$", output.partition("\n\n")[0], re.MULTILINE)
+    expected = ["0.9833", "0.5649", "0.6378", "0.9687", "0.8196", "0.8196", "0.8830", "0.8830"]
+    assert in_print == [(number, number) for number in expected]
+    for line, values in {
+        "logit 40, label 0: loss": ["inf", "40", "40"],
+        "logit 40, label 1: gradient": ["nan", "-4.248e-18", "-4.248e-18"],
+        "logit -100, label 1: loss": ["inf", "100", "100"],
+    }.items():
+        assert re.findall(rf"^{line} +(\S+) +(\S+) +(\S+)  yes$", output, re.MULTILINE) == [tuple(values)]
+
+
+def test_published_numbers_fails_where_a_digit_differs(monkeypatch, capsys):
+    example = module("published_numbers.py")
+    monkeypatch.setattr(example, "published", lambda: [("right", "0.9687", 0.96868), ("wrong", "0.9688", 0.96868)])
+    monkeypatch.setattr(example, "two_classes", lambda: [("one way", 0.7427), ("another way", 0.7429)])
+    monkeypatch.setattr(example, "far_logits", lambda: [("loss", "inf", "40", "41")])
+    with pytest.raises(SystemExit, match=r"^3 of the numbers differ$"):
+        example.main()
+    verdicts = re.findall(r"^(\w+).*  (yes|NO)$", capsys.readouterr().out, re.MULTILINE)
+    assert verdicts == [
+        ("right", "yes"),
+        ("wrong", "NO"),
+        ("one", "yes"),
+        ("another", "NO"),
+        ("four", "yes"),
+        ("loss", "NO"),
+    ]
+
+
+def test_gan_learns_to_draw(tmp_path):
+    output = run("gan.py", tmp_path, "--steps", "400", "--seed", "1")
+    discriminator_loss, generator_loss = numbers(output, "losses at the end:")
+    assert 0.5 < discriminator_loss < 1.5
+    assert 0.5 < generator_loss < 3
+    rows = {name: numbers(output, name) for name in ("real, held out", "generated", "before training")}
+    recognised = {name: row[1] for name, row in rows.items()}
+    nearest = {name: row[3] for name, row in rows.items()}
+    assert recognised["real, held out"] > 80
+    assert recognised["before training"] < 1
+    # Few steps, but much nearer to real digits than noise, and no copies of them.
+    assert 0.5 < nearest["generated"] < nearest["before training"] - 0.8
+    # σ(10) and σ(-10): the derivatives of the two forms at a logit of -10.
+    assert re.findall(
+        r"^gradient of a fake at logit -10: (\S+), with saturating=True (\S+)$", output, re.MULTILINE
+    ) == [("1.00e+00", "4.54e-05")]
+    plot = pixels(tmp_path / "out" / "gan.png")
+    for colour in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two: the curves.
+        assert (plot == colour).all(axis=-1).sum() > 500
+    sheet = plot[:, : plot.shape[1] // 2]
+    assert 0.05 < (sheet < 128).mean() < 0.5  # the ink of the digits
+
+
+def test_gan_can_play_the_minimax_game():
+    example = module("gan.py")
+    losses = [example.generator_loss(np.abs, np.negative, np.array([1.2, -0.5]), form) for form in (False, True)]
+    # Fakes |noise|, whose logits are -|noise|: log(1 + exp(|noise|)), and -log(1 + exp(-|noise|)).
+    expected = np.log1p(np.exp([1.2, 0.5])).mean(), -np.log1p(np.exp([-1.2, -0.5])).mean()
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+
+
+def test_multilabel_ranks_the_losses(tmp_path):
+    output = run("multilabel.py", tmp_path, "--steps", "300", "--seeds", "1")
+    every, rare, _, _ = numbers(output, "chance ")
+    assert rare < 0.06 < every < 0.25
+    names = ("BCE  ", "BCE with pos_weight", "focal", "asymmetric", "BCE, unknown = negative")
+    rows = {name: numbers(output, name) for name in names}
+    assert all(row[0] > 0.6 for row in rows.values())  # far above chance
+    _, _, recall, precision = rows["BCE  "]
+    # With pos_weight more is found, and of the finds fewer are right; counting unknown labels as negative does the
+    # opposite, and ranks worse.
+    *_, weighted_recall, weighted_precision = rows["BCE with pos_weight"]
+    assert weighted_recall > recall + 0.1
+    assert weighted_precision < precision - 0.1
+    *_, blind_recall, _ = rows["BCE, unknown = negative"]
+    assert blind_recall < recall - 0.1
+    for name in names[1:]:
+        assert abs(rows[name][1] - (rows[name][0] - rows["BCE  "][0])) < 0.002

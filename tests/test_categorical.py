@@ -1,0 +1,436 @@
+"""What is particular to cross-entropy over classes: labels, class axes, ignored and stray indices, tails."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import checkify
+
+from jaxbce import Average, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy
+from tests import oracle
+
+INF, NAN = float("inf"), float("nan")
+N, C = 6, 5
+REDUCTIONS = ["none", "mean", "weighted_mean", "sum"]
+
+
+def naive(logits, probs, class_weight=1.0):
+    """-Σ u·y·log p over the last axis, in longdouble."""
+    logits = np.asarray(logits, np.longdouble)
+    log_p = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    return -(class_weight * probs * (log_p - logits.max(-1, keepdims=True))).sum(-1)
+
+
+def smoothed(probs, s):
+    return probs * (1 - s) + s / probs.shape[-1]
+
+
+def batch(rng, shape=(N, C), dtype=np.float32):
+    return rng.normal(0, 4, shape).astype(dtype), rng.integers(0, shape[-1], shape[:-1])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("s", [0.0, 0.3])
+def test_indices_and_probabilities_are_the_definition(rng, reduction, weighted, s):
+    x, t = batch(rng)
+    t[0] = -100
+    hard, soft = np.eye(C)[np.where(t < 0, 0, t)], rng.dirichlet(np.ones(C), N).astype(np.float32)
+    u = rng.uniform(0.5, 3, C).astype(np.float32) if weighted else np.ones(C, np.float32)
+    options = {"class_weight": u if weighted else None, "label_smoothing": s, "reduction": reduction}
+    for labels, probs, included in ((t, hard, t >= 0), (soft, soft, np.ones(N, bool))):
+        losses = np.where(included, naive(x, smoothed(probs, s), u), 0)
+        weights = np.where(included, (u * probs).sum(-1), 0)
+        number = weights.sum() if labels is t or reduction == "weighted_mean" else N
+        expected = {"none": losses, "sum": losses.sum()}.get(reduction, losses.sum() / number)
+        for f in (cross_entropy, jax.jit(functools.partial(cross_entropy, **options))):
+            actual = f(x, labels, **options) if f is cross_entropy else f(x, labels)
+            np.testing.assert_allclose(actual, expected.astype(float), rtol=2e-6)
+
+
+def test_an_index_is_a_one_hot_label(rng):
+    x, t = batch(rng)
+    u = rng.uniform(0.5, 3, C).astype(np.float32)
+    for s, kind in itertools.product((0.0, 0.2), (np.float32, np.int32, bool)):
+        one_hot = np.eye(C, dtype=kind)[t]
+        f = functools.partial(cross_entropy, class_weight=u, label_smoothing=s, reduction="sum")
+        np.testing.assert_allclose(f(x, t), f(x, one_hot), rtol=1e-6)
+        np.testing.assert_allclose(jax.grad(f)(x, t), jax.grad(f)(x, one_hot), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("x", [0.0, 1e-3, 1.0, 8.0, 17.0, 20.0, 87.0, 200.0, 1e30, INF])
+def test_two_classes_are_binary_cross_entropy_with_logits(x):
+    """In both tails, in value, gradient and second derivative, forward and reverse."""
+    for sign, t, s in itertools.product((1, -1), (0, 1), (0.0, 0.1)):
+        if s and np.isinf(x):
+            continue
+
+        def ours(x, t=t, s=s):
+            return cross_entropy(jnp.stack([jnp.zeros_like(x), x]), t, label_smoothing=s)
+
+        def binary(x, t=t, s=s):
+            return binary_cross_entropy_with_logits(x, t, label_smoothing=s)
+
+        def order(f, n):
+            return f if n == 0 else jax.grad(order(f, n - 1))
+
+        point = jnp.float32(sign * x)
+        for n in range(3):
+            np.testing.assert_allclose(order(ours, n)(point), order(binary, n)(point), rtol=1e-6, atol=1e-38)
+        np.testing.assert_allclose(jax.jacfwd(ours)(point), jax.grad(binary)(point), rtol=1e-6, atol=1e-38)
+
+
+def test_softmax_then_binary_cross_entropy_is_the_same_for_two_classes(rng):
+    x, t = batch(rng, (N, 2), np.float64)
+    probs = jax.nn.softmax(x)
+    np.testing.assert_allclose(binary_cross_entropy(probs, np.eye(2)[t]), cross_entropy(x, t), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_errors_in_ulp(dtype):
+    """Against mpmath, at points drawn afresh: also where a sure and right prediction costs next to nothing."""
+    rng = np.random.default_rng(np.random.SeedSequence())
+    far = 20 if dtype == np.float32 else 150
+    x = (rng.normal(0, 1, (300, C)) * rng.choice([0.1, 3, far], (300, 1))).astype(dtype)
+    t = rng.integers(0, C, 300)
+
+    def exact(row, t):
+        row = [mpmath.mpf(float(value)) for value in row]
+        target = row.pop(t)
+        return mpmath.log1p(mpmath.fsum(mpmath.exp(value - target) for value in row))
+
+    losses = jax.jit(functools.partial(cross_entropy, reduction="none"))(x, t)
+    errors = oracle.ulps(losses, [exact(*point) for point in zip(x, t, strict=True)], dtype)
+    slack = 1 if jax.default_backend() == "cpu" else 4
+    # The differences x - max(x) are rounded to half an ulp of theirs, of which exp makes that many ulp of its own.
+    spread = np.ptp(x, axis=-1)
+    assert (errors <= (5 + spread) * slack).all()
+
+
+def test_a_sure_prediction_keeps_its_loss_and_gradient():
+    """log(1 + 2e-9) rounds to 0, and 1 - p with it: PyTorch's and optax's answers."""
+    x = jnp.float32([0.0, 20.0, -1.0])
+    s = np.exp(-20.0) + np.exp(-21.0)
+    assert cross_entropy(x, 1) == pytest.approx(np.log1p(s), rel=1e-6)
+    np.testing.assert_allclose(jax.grad(cross_entropy)(x, 1)[1], -s / (1 + s), rtol=1e-6)
+    np.testing.assert_allclose(jax.hessian(cross_entropy)(x, 1)[1, 1], s / (1 + s) ** 2, rtol=1e-6)
+
+
+def test_derivatives_in_every_argument_and_order(rng):
+    x, soft = jnp.asarray(rng.normal(0, 2, (3, C))), jnp.asarray(rng.dirichlet(np.ones(C), 3))
+    u, t = jnp.asarray(rng.uniform(0.5, 2, C)), jnp.asarray([0, 4, 2])
+
+    @jax.jit
+    def probabilities(x, y, u, s):
+        return cross_entropy(x, y, class_weight=u, label_smoothing=s, reduction="weighted_mean")
+
+    @jax.jit
+    def indices(x, u, s):
+        return cross_entropy(x, t, class_weight=u, label_smoothing=s)
+
+    chex.assert_numerical_grads(probabilities, (x, soft * 0.9 + 0.01, u, 0.2), order=2, atol=1e-5, rtol=1e-5)
+    chex.assert_numerical_grads(indices, (x, u, 0.2), order=2, atol=1e-5, rtol=1e-5)
+    chex.assert_numerical_grads(jax.jit(lambda x: cross_entropy(x, t)), (x,), order=3, atol=1e-4, rtol=1e-4)
+    second = [
+        f(g(lambda x: cross_entropy(x, 1)))(x[0]) for f in (jax.jacfwd, jax.jacrev) for g in (jax.jacfwd, jax.jacrev)
+    ]
+    for other in second[1:]:
+        np.testing.assert_allclose(other, second[0], rtol=1e-12, atol=1e-15)
+
+
+def test_impossible_classes_leave_finite_values_and_derivatives():
+    """-inf on a class that is not the label: value, gradient, Hessian, forward and reverse."""
+    x = jnp.float32([1.0, -INF, 0.5])
+    without = x[jnp.array([0, 2])]
+    for labels, rest in (
+        (0, 0),
+        (np.float32([1, 0, 0]), np.float32([1, 0])),
+        (np.float32([0.3, 0, 0.7]), np.float32([0.3, 0.7])),
+    ):
+        np.testing.assert_allclose(cross_entropy(x, labels), cross_entropy(without, rest), rtol=1e-6)
+        gradient = jax.grad(cross_entropy)(x, labels)
+        np.testing.assert_allclose(gradient[jnp.array([0, 2])], jax.grad(cross_entropy)(without, rest), rtol=1e-6)
+        assert gradient[1] == 0
+        np.testing.assert_allclose(jax.jacfwd(cross_entropy)(x, labels), gradient, rtol=1e-6)
+        assert np.isfinite(jax.hessian(cross_entropy)(x, labels)).all()
+    assert cross_entropy(x, 1) == INF
+    np.testing.assert_allclose(
+        jax.grad(cross_entropy)(x, 1), [*jax.nn.softmax(without)[:1], -1, jax.nn.softmax(without)[1]], rtol=1e-6
+    )
+    assert cross_entropy(x, 0, label_smoothing=0.1) == INF
+
+
+def test_infinite_logits():
+    assert cross_entropy([0.0, INF, 1.0], 1) == 0
+    assert cross_entropy([0.0, INF, 1.0], 0) == INF
+    np.testing.assert_array_equal(jax.grad(cross_entropy)(jnp.float32([0, INF, 1]), 0), [-1, 1, 0])
+    np.testing.assert_array_equal(jax.grad(cross_entropy)(jnp.float32([0, INF, 1]), 1), [0, 0, 0])
+    for undefined in ([INF, INF, 0.0], [-INF, -INF, -INF], [NAN, 0.0, 1.0]):
+        x = jnp.float32(undefined)
+        for t in range(3):
+            assert np.isnan(cross_entropy(x, t))
+            assert np.isnan(jax.grad(cross_entropy)(x, t)).any()
+
+
+def test_ties_share():
+    x = jnp.zeros(4, jnp.float32)
+    assert cross_entropy(x, 2) == pytest.approx(np.log(4), rel=1e-6)
+    np.testing.assert_allclose(jax.grad(cross_entropy)(x, 2), [0.25, 0.25, -0.75, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(jax.hessian(cross_entropy)(x, 2), np.eye(4) / 4 - 1 / 16, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("axis", range(-4, 4))
+def test_class_axis(rng, axis):
+    x, t = rng.normal(0, 2, (2, 3, 4, C)), rng.integers(0, C, (2, 3, 4))
+    soft, u = rng.dirichlet(np.ones(C), (2, 3, 4)), rng.uniform(0.5, 2, C)
+    mask = rng.random((3, 4)) < 0.7
+    options = {"class_weight": u, "label_smoothing": 0.1, "where": mask, "reduction": "none"}
+    for labels in (t, soft):
+        moved = labels if labels is t else np.moveaxis(labels, -1, axis)
+        actual = cross_entropy(np.moveaxis(x, -1, axis), moved, class_axis=axis, **options)
+        np.testing.assert_allclose(actual, cross_entropy(x, labels, **options), rtol=1e-12)
+
+
+def test_axis_counts_without_the_classes(rng):
+    x, t = rng.normal(0, 2, (2, C, 3, 4)), rng.integers(0, C, (2, 3, 4))
+    t[0, 0] = -100
+    losses = cross_entropy(x, t, class_axis=1, reduction="none")
+    for axis in (0, -1, (1, 2), ()):
+        each = cross_entropy(x, t, class_axis=1, axis=axis)
+        number = (t != -100).sum(axis)
+        expected = np.where(number == 0, 0, np.asarray(losses).sum(axis) / np.maximum(number, 1))
+        np.testing.assert_allclose(each, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 2, 0, -1, None])
+def test_ignored_is_masked(rng, ignore_index):
+    x, t = batch(rng)
+    included = np.arange(N) % 2 == 0
+    t = np.where(included, np.where(t == ignore_index, 1, t), ignore_index or 0)
+    x = np.where(included[:, None] | (ignore_index is None), x, NAN)
+    f = functools.partial(cross_entropy, class_weight=np.arange(1.0, 6.0), label_smoothing=0.1)
+    for reduction in REDUCTIONS:
+        g = functools.partial(f, ignore_index=ignore_index, reduction=reduction)
+        h = functools.partial(
+            f, ignore_index=None, reduction=reduction, where=True if ignore_index is None else included
+        )
+        np.testing.assert_array_equal(g(x, t), h(x, np.maximum(t, 0)))
+        gradient = jax.grad(lambda x, g=g: g(x, t).sum())(x)
+        np.testing.assert_array_equal(gradient, jax.grad(lambda x, h=h: h(x, np.maximum(t, 0)).sum())(x))
+        assert np.isfinite(gradient).all()
+
+
+def test_masks_hide_anything(rng):
+    x, t = batch(rng)
+    mask = np.array([True, False, True, True, False, True])
+    for labels, poison in ((t, 77), (np.eye(C, dtype=np.float32)[t], NAN)):
+        poisoned = np.where(mask.reshape(-1, *[1] * (labels.ndim - 1)), labels, poison)
+        for bad in (NAN, INF, -INF):
+            y = np.where(mask[:, None], x, np.float32(bad))
+            for transform in (lambda f: f, jax.jit):
+                f = transform(jax.value_and_grad(functools.partial(cross_entropy, where=mask)))
+                value, gradient = f(y, poisoned)
+                expected = jax.value_and_grad(cross_entropy)(x[mask], labels[mask])
+                np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+                np.testing.assert_allclose(gradient[mask], expected[1], rtol=1e-5, atol=1e-7)
+                assert (gradient[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_nothing_included_is_0_with_gradient_0(reduction):
+    x = jnp.full((3, C), NAN)
+    f = lambda x, **kw: cross_entropy(x, -100, reduction=reduction, **kw).sum()  # noqa: E731 - of two uses
+    for options in ({}, {"where": False, "ignore_index": None}, {"class_weight": jnp.ones(C)}):
+        value, gradient = jax.value_and_grad(functools.partial(f, **options))(x)
+        assert value == 0
+        assert (gradient == 0).all()
+    assert cross_entropy(jnp.zeros((2, C)), 1, class_weight=jnp.zeros(C), reduction=reduction).sum() == 0
+
+
+def test_empty_batches():
+    empty = jnp.zeros((0, C), jnp.float32)
+    assert np.isnan(cross_entropy(empty, jnp.zeros(0, jnp.int32)))
+    assert cross_entropy(empty, jnp.zeros(0, jnp.int32), reduction="sum") == 0
+    assert cross_entropy(empty, empty, reduction="none").shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_indices_of_every_dtype(rng, dtype):
+    """Comparisons are made in the dtype of the index: neither -100 nor the number of classes may wrap around in it."""
+    x = rng.normal(size=(2, 300)).astype(np.float32)
+    t = np.array([0, 126], dtype)
+    expected = cross_entropy(x, np.array([0, 126]), reduction="none")
+    np.testing.assert_array_equal(cross_entropy(x, t, reduction="none"), expected)
+    if np.issubdtype(dtype, np.unsignedinteger):
+        wrapped = np.array([-100], np.int64).astype(dtype)  # 156 in uint8: a class; else far outside
+        if dtype == np.uint8:
+            assert cross_entropy(x[:1], wrapped) == cross_entropy(x[:1], np.array([156]))
+        else:
+            with pytest.raises(ValueError, match="class indices"):
+                cross_entropy(x[:1], wrapped)
+            assert np.isnan(jax.jit(cross_entropy)(x[:1], wrapped))
+
+
+@pytest.mark.parametrize("stray", [-1, C, 2**31 - 1, -(2**31)])
+def test_indices_out_of_range_never_cost_what_another_class_costs(rng, stray):
+    x, t = batch(rng)
+    t = t.astype(np.int32)
+    t[2] = stray
+    with pytest.raises(
+        ValueError, match=rf"cross_entropy: labels must be class indices in \[0, {C}\), got values from"
+    ):
+        cross_entropy(x, t)
+    for reduction in REDUCTIONS:
+        f = functools.partial(cross_entropy, class_weight=jnp.ones(C), label_smoothing=0.1, reduction=reduction)
+        losses = jax.jit(f)(x, t)
+        assert np.isnan(losses if reduction != "none" else losses[2])
+        gradient = jax.jit(jax.grad(lambda x, t, f=f: f(x, t).sum()))(x, t)
+        assert np.isnan(gradient[2]).all()
+        if reduction in ("none", "sum"):
+            assert np.isfinite(np.asarray(gradient)[[0, 1, 3, 4, 5]]).all()
+    error, _ = checkify.checkify(jax.jit(cross_entropy), errors=checkify.user_checks)(x, t)
+    assert f"[0, {C})" in error.get()
+    mask = np.arange(N) != 2
+    error, value = checkify.checkify(
+        jax.jit(functools.partial(cross_entropy, where=mask)), errors=checkify.user_checks
+    )(x, t)
+    assert error.get() is None
+    np.testing.assert_allclose(value, cross_entropy(x[mask], t[mask]), rtol=1e-6)
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu" or jax.__version_info__ < (0, 10), reason="other compilers store what they see fit"
+)
+def test_no_one_hot_array_for_indices():
+    """Memory beside inputs and outputs: nothing of the size of the logits, with smoothing and weights either."""
+    x, t = jnp.zeros((512, 1024), jnp.float32), jnp.zeros(512, jnp.int32)
+    for options in (
+        {},
+        {"label_smoothing": 0.1},
+        {"label_smoothing": 0.1, "class_weight": jnp.ones(1024, jnp.float32)},
+    ):
+        f = functools.partial(cross_entropy, **options)
+        for g in (f, jax.grad(f), jax.value_and_grad(f)):
+            memory = jax.jit(g).lower(x, t).compile().memory_analysis()
+            assert memory.temp_size_in_bytes < 0.05 * x.nbytes, options
+
+
+def test_optax_and_jax_agree_where_they_are_numbers(rng):
+    x, t = batch(rng, (N, C), np.float64)
+    soft = rng.dirichlet(np.ones(C), N)
+    expected = optax.softmax_cross_entropy_with_integer_labels(x, t)
+    np.testing.assert_allclose(cross_entropy(x, t, reduction="none"), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        cross_entropy(x, soft, reduction="none"), optax.softmax_cross_entropy(x, soft), rtol=1e-12
+    )
+
+
+def test_dtypes(rng):
+    x, t = batch(rng)
+    for dtype, result in (
+        (jnp.bfloat16, np.float32),
+        (jnp.float16, np.float32),
+        (np.float32, np.float32),
+        (np.float64, np.float64),
+    ):
+        for labels in (t, np.eye(C)[t]):
+            value, gradient = jax.value_and_grad(cross_entropy)(jnp.asarray(x, dtype), labels, class_weight=np.ones(C))
+            chex.assert_type(value, result)
+            chex.assert_type(gradient, dtype)
+            assert not value.weak_type
+
+
+def test_an_average_of_weighed_losses(rng):
+    """Over unequal batches: the sums of losses and of the weights of their labels."""
+    x, t = batch(rng)
+    u = jnp.asarray(rng.uniform(0.5, 3, C), jnp.float32)
+    parts = [slice(0, 2), slice(2, N)]
+    sums = [Average(cross_entropy(x[p], t[p], class_weight=u, reduction="sum"), u[t[p]].sum()) for p in parts]
+    np.testing.assert_allclose(sum(sums).value, cross_entropy(x, t, class_weight=u), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=12)
+@given(data=st.data())
+def test_random_calls_meet_the_definition(data):
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4), label="shape"))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1), label="class_axis")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    x = rng.normal(0, 5, shape).astype(np.float32)
+    classes = shape[axis]
+    entries = tuple(np.delete(shape, axis % len(shape)))
+    t = rng.integers(0, classes, entries)
+    indices = data.draw(st.booleans(), label="indices")
+    s = data.draw(st.sampled_from([0.0, 0.25, 1.0]), label="smoothing")
+    u = rng.uniform(0, 3, classes).astype(np.float32) if data.draw(st.booleans(), label="weighted") else None
+    mask = rng.random(entries) < 0.7 if data.draw(st.booleans(), label="masked") else np.ones(entries, bool)
+    reduction = data.draw(st.sampled_from(REDUCTIONS), label="reduction")
+    probs = np.eye(classes)[t] if indices else rng.random((*entries, classes)).astype(np.float32)
+    labels = t if indices else np.moveaxis(probs, -1, axis)
+    weights = np.where(mask, ((1 if u is None else u.astype(float)) * probs).sum(-1), 0)
+    losses = naive(np.moveaxis(x, axis, -1), smoothed(probs, s), 1.0 if u is None else u.astype(float))
+    losses = np.where(mask, losses, 0).astype(float)
+    number = weights.sum() if reduction == "weighted_mean" or indices else mask.sum()
+    mean = losses.sum() / number if number else 0.0
+    expected = {"none": losses, "sum": losses.sum()}.get(reduction, mean)
+    f = functools.partial(
+        cross_entropy, class_axis=axis, class_weight=u, label_smoothing=s, where=mask, reduction=reduction
+    )
+    np.testing.assert_allclose(f(x, labels), expected, rtol=5e-6, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(f)(x, labels), expected, rtol=5e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "arguments", "options"),
+    [
+        (TypeError, "logits must be floating", ([[1, 2]], [0]), {}),
+        (TypeError, "class indices must be integers", ([[1.0, 2.0]], [0.0]), {}),
+        (TypeError, "class indices must be integers", ([[1.0, 2.0]], [True]), {}),
+        (TypeError, "where must be a bool mask", ([[1.0, 2.0]], [0]), {"where": [1]}),
+        (TypeError, "class_axis must be an integer", ([[1.0, 2.0]], [0]), {"class_axis": 0.5}),
+        (TypeError, "ignore_index must be an integer", ([[1.0, 2.0]], [0]), {"ignore_index": 0.5}),
+        (
+            ValueError,
+            r"indices of shape \(2,\) .* probabilities of shape \(2, 3\), got shape \(2, 1\)",
+            (np.zeros((2, 3)), np.zeros((2, 1), int)),
+            {},
+        ),
+        (ValueError, r"got shape \(3,\)", (np.zeros((2, 3)), np.zeros(3, int)), {}),
+        (ValueError, "class_axis must be an axis of logits", (np.zeros((2, 3)), [0, 1]), {"class_axis": 2}),
+        (ValueError, "class_axis must be an axis of logits", (1.0, 0), {}),
+        (ValueError, "at least one class", (np.zeros((2, 0)), [0, 1]), {}),
+        (ValueError, r"class_weight must have shape \(3,\)", (np.zeros((2, 3)), [0, 1]), {"class_weight": [1.0, 2.0]}),
+        (
+            ValueError,
+            "class_weight must be finite and not negative",
+            (np.zeros((2, 2)), [0, 1]),
+            {"class_weight": [1.0, -2.0]},
+        ),
+        (
+            ValueError,
+            "where must be a scalar or broadcast",
+            (np.zeros((2, 3)), [0, 1]),
+            {"where": np.ones((2, 3), bool)},
+        ),
+        (
+            ValueError,
+            "ignore_index needs labels that are class indices",
+            (np.zeros((2, 3)), np.zeros((2, 3))),
+            {"ignore_index": 1},
+        ),
+        (ValueError, r"labels must lie in \[0, 1\]", (np.zeros((1, 2)), [[0.0, 1.5]]), {}),
+        (ValueError, r"label_smoothing must lie in \[0, 1\]", (np.zeros((1, 2)), [0]), {"label_smoothing": -0.1}),
+        (ValueError, "axis must lie in", (np.zeros((2, 3)), [0, 1]), {"axis": 1}),
+        (ValueError, "reduction must be one of", (np.zeros((2, 3)), [0, 1]), {"reduction": "batchmean"}),
+    ],
+)
+def test_refusals(error, text, arguments, options):
+    with pytest.raises(error, match=f"cross_entropy: .*{text}|cross_entropy: {text}"):
+        cross_entropy(*arguments, **options)

@@ -1,0 +1,203 @@
+"""What is particular to the focal and the asymmetric loss: kinship, infinities, dead zones, their own parameters."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import optax
+import pytest
+
+from jaxbce import asymmetric_loss, binary_cross_entropy_with_logits, sigmoid_focal_loss
+from tests import oracle
+
+INF = float("inf")
+GAMMAS = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 5.0]
+
+FAR = [-INF, -1e30, -200.0, -90.0, -30.0, -1.0, 0.0, 1.0, 30.0, 90.0, 200.0, 1e30, INF]
+
+
+def points():
+    x, y = jnp.meshgrid(jnp.asarray(FAR, jnp.float32), jnp.asarray([0.0, 0.25, 1.0], jnp.float32))
+    return x.ravel(), y.ravel()
+
+
+def derivatives(loss):
+    """Loss, gradient and second derivative by the logit, entry by entry."""
+    total = lambda x, y: loss(x, y).sum()  # noqa: E731 - three functions, each of the one before
+    slope = jax.grad(total)
+    return [loss, slope, jax.grad(lambda x, y: slope(x, y).sum())]
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+@pytest.mark.parametrize("soft", [False, True])
+def test_gamma_0_is_binary_cross_entropy_to_the_last_bit(rng, transform, soft):
+    x = jnp.asarray(np.concatenate([rng.normal(0, 20, 500), FAR]), jnp.float32)
+    y = jnp.asarray(rng.random(x.shape) if soft else rng.integers(0, 2, x.shape), jnp.float32)
+    focal = derivatives(functools.partial(sigmoid_focal_loss, gamma=0, reduction="none"))
+    plain = derivatives(functools.partial(binary_cross_entropy_with_logits, reduction="none"))
+    for f, g in zip(focal[:2], plain[:2], strict=True):
+        np.testing.assert_array_equal(transform(f)(x, y), transform(g)(x, y))
+    np.testing.assert_allclose(transform(focal[2])(x, y), transform(plain[2])(x, y), rtol=1e-6)
+
+
+def test_a_traced_gamma_of_0_too(rng):
+    x, y = jnp.asarray(rng.normal(0, 20, 500), jnp.float32), jnp.asarray(rng.random(500), jnp.float32)
+    traced = jax.jit(lambda x, y, gamma: sigmoid_focal_loss(x, y, gamma=gamma, reduction="none"))
+    expected = jax.jit(functools.partial(binary_cross_entropy_with_logits, reduction="none"))(x, y)
+    np.testing.assert_array_equal(traced(x, y, 0.0), expected)
+
+
+def test_optax_means_the_same(rng):
+    """optax's own formula, where it is a number."""
+    x, y = rng.normal(0, 4, 200), rng.random(200)
+    for gamma, alpha in itertools.product((1.0, 2.0, 3.5), (None, 0.25)):
+        ours = sigmoid_focal_loss(x, y, gamma=gamma, alpha=alpha, reduction="none")
+        np.testing.assert_allclose(ours, optax.sigmoid_focal_loss(x, y, alpha=alpha, gamma=gamma), rtol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+def test_focal_loss_has_three_numbers_everywhere(gamma, dtype):
+    with np.errstate(over="ignore"):
+        x, y = (np.asarray(a).astype(dtype) for a in points())
+    for f, transform in itertools.product(
+        derivatives(functools.partial(sigmoid_focal_loss, gamma=gamma, reduction="none")), (lambda f: f, jax.jit)
+    ):
+        result = transform(f)(x, y)
+        assert not np.isnan(result).any()
+        assert np.isfinite(np.asarray(result)[np.isfinite(x.astype(float))]).all()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_asymmetric_loss_has_three_numbers_everywhere(gamma, margin):
+    x, y = points()
+    loss = functools.partial(asymmetric_loss, gamma_pos=gamma, gamma_neg=gamma, margin=margin, reduction="none")
+    for f in derivatives(loss):
+        result = jax.jit(f)(x, y)
+        assert not np.isnan(result).any()
+        assert np.isfinite(result[jnp.isfinite(x)]).all()
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_infinite_logits(gamma):
+    """Certain and right costs nothing, certain and wrong inf: gradients 0 and 1, second derivatives 0."""
+    loss = functools.partial(sigmoid_focal_loss, gamma=gamma)
+    for right, y in ((INF, 1.0), (-INF, 0.0)):
+        for x, value, slope in ((right, 0.0, 0.0), (-right, INF, -1.0 if y else 1.0)):
+            x = jnp.float32(x)
+            assert loss(x, y) == value
+            assert jax.grad(loss)(x, y) == slope
+            assert jax.grad(jax.grad(loss))(x, y) == 0
+            assert jax.jvp(lambda x, y=y: loss(x, y), (x,), (jnp.float32(1),))[1] == slope
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(0.5, None), (2.0, 0.25), (5.0, 0.9)])
+def test_focal_loss_against_mpmath(rng, gamma, alpha):
+    """Both tails: to a few ulp where optax and PyTorch's formula return 0 or lose every digit."""
+    x = np.concatenate([rng.uniform(-40, 12, 150), rng.uniform(-12, 12, 150)]).astype(np.float32)
+    y = rng.choice(np.float32([0, 1, 0.3]), x.shape)
+    x = np.where(y == 1, -x, x)
+
+    def exact(x, y):
+        x, y, share = mpmath.mpf(float(x)), mpmath.mpf(float(y)), 1
+        p, q = oracle.mp_sigmoid(x), oracle.mp_sigmoid(-x)
+        if alpha is not None:
+            share = alpha * y + (1 - mpmath.mpf(alpha)) * (1 - y)
+        return share * (y * q + (1 - y) * p) ** gamma * oracle.mp_logit_loss(x, y, 1)
+
+    losses = jax.jit(functools.partial(sigmoid_focal_loss, gamma=gamma, alpha=alpha, reduction="none"))(x, y)
+    expected = list(map(exact, x, y))
+    slack = 1 if jax.default_backend() == "cpu" else 4
+    assert oracle.ulps(losses, expected, np.float32).max() < (6 + 4 * gamma) * slack
+
+
+def test_asymmetric_loss_against_mpmath(rng):
+    """Where published code clamps the logarithms at log(1e-8) = -18.4, a missed positive costs all of -x."""
+    x = rng.uniform(-80, 80, 400).astype(np.float32)
+    y = rng.integers(0, 2, x.shape).astype(np.float32)
+    for gamma_pos, gamma_neg, margin in ((1.0, 4.0, 0.05), (0.0, 2.0, 0.0), (0.5, 0.0, 1e-12)):
+
+        def exact(x, y, gamma_pos=gamma_pos, gamma_neg=gamma_neg, margin=margin):
+            p, q = oracle.mp_sigmoid(mpmath.mpf(float(x))), oracle.mp_sigmoid(-mpmath.mpf(float(x)))
+            if y == 1:
+                return -(q**gamma_pos) * mpmath.log(p)
+            u = max(p - mpmath.mpf(float(np.float32(margin))), 0)
+            return -(u**gamma_neg) * mpmath.log1p(-u)
+
+        losses = asymmetric_loss(x, y, gamma_pos=gamma_pos, gamma_neg=gamma_neg, margin=margin, reduction="none")
+        expected = np.asarray([float(exact(*point)) for point in zip(x, y, strict=True)])
+        # Next to p = margin the difference p - margin has the rounding of p, which γ + 1 powers multiply.
+        near = (y == 0) & (np.abs(1 / (1 + np.exp(-x.astype(float))) - margin) < 0.02)
+        tiny = expected < 1e-37
+        np.testing.assert_allclose(losses[~near & ~tiny], expected[~near & ~tiny], rtol=3e-6)
+        np.testing.assert_allclose(losses, expected, rtol=1e-3, atol=1e-7)
+    assert asymmetric_loss(-60.0, 1) == pytest.approx(60.0, rel=1e-6)
+    assert jax.grad(asymmetric_loss)(-60.0, 1) == pytest.approx(-1.0, rel=1e-6)
+
+
+def test_asymmetric_loss_is_kin(rng):
+    x, y = rng.normal(0, 4, 200), rng.integers(0, 2, 200)
+    for gamma in GAMMAS:
+        one = asymmetric_loss(x, y, gamma_pos=gamma, gamma_neg=gamma, margin=0.0, reduction="none")
+        np.testing.assert_allclose(one, sigmoid_focal_loss(x, y, gamma=gamma, reduction="none"), rtol=1e-12)
+    plain = asymmetric_loss(x, y, gamma_pos=0, gamma_neg=0, margin=0, reduction="none")
+    np.testing.assert_allclose(plain, binary_cross_entropy_with_logits(x, y, reduction="none"), rtol=1e-12)
+
+
+def test_negatives_below_the_margin_count_nothing():
+    margin, edge = 0.05, float(np.log(0.05 / 0.95))
+    for x in (edge - 1e-3, -10.0, -INF):
+        value, slope = jax.value_and_grad(asymmetric_loss)(jnp.float32(x), 0, margin=margin, gamma_neg=0.0)
+        assert value == slope == 0
+    assert asymmetric_loss(jnp.float32(edge + 1e-3), 0, margin=margin) > 0
+    assert asymmetric_loss(INF, 0, margin=margin) == pytest.approx(0.95**4 * np.log(20), rel=1e-6)
+    assert jax.grad(asymmetric_loss)(INF, 0, margin=margin) == 0
+
+
+def test_derivatives_by_their_own_parameters(rng):
+    x, y = jnp.asarray(rng.normal(0, 2, 6)), jnp.asarray(rng.random(6))
+
+    def focal(y, gamma, alpha):
+        return sigmoid_focal_loss(x, y, gamma=gamma, alpha=alpha)
+
+    def asymmetric(y, gamma_pos, gamma_neg, margin):
+        return asymmetric_loss(x, y, gamma_pos=gamma_pos, gamma_neg=gamma_neg, margin=margin)
+
+    chex.assert_numerical_grads(jax.jit(focal), (y, jnp.float64(1.5), jnp.float64(0.3)), order=2, atol=1e-5, rtol=1e-5)
+    chex.assert_numerical_grads(
+        jax.jit(asymmetric), (y, *map(jnp.float64, (1.5, 2.5, 0.02))), order=2, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_parameters_per_class(rng):
+    x, y = rng.normal(0, 3, (5, 2)), rng.integers(0, 2, (5, 2))
+    gamma, alpha = np.array([0.5, 2.0]), np.array([0.25, 0.75])
+    both = sigmoid_focal_loss(x, y, gamma=gamma, alpha=alpha, reduction="none")
+    for c in range(2):
+        one = sigmoid_focal_loss(x[:, c], y[:, c], gamma=gamma[c], alpha=alpha[c], reduction="none")
+        np.testing.assert_allclose(both[:, c], one, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameter", "bad"),
+    [
+        (sigmoid_focal_loss, "gamma", -1.0),
+        (sigmoid_focal_loss, "gamma", INF),
+        (sigmoid_focal_loss, "alpha", -1.0),
+        (sigmoid_focal_loss, "alpha", 1.5),
+        (asymmetric_loss, "gamma_pos", -0.5),
+        (asymmetric_loss, "gamma_neg", -0.5),
+        (asymmetric_loss, "margin", 1.5),
+    ],
+)
+def test_refusals(loss, parameter, bad):
+    with pytest.raises(ValueError, match=rf"{loss.__name__}: {parameter} must .*, got values from"):
+        loss(0.5, 1, **{parameter: bad})
+    value, slope = jax.jit(lambda p: jax.value_and_grad(loss)(0.5, 0, **{parameter: p}))(bad)
+    assert np.isnan(value)
+    assert np.isnan(slope)
