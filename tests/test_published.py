@@ -77,7 +77,8 @@ def derivatives(x, y):
 # optax. Its tests of focal loss hold ratios and no numbers.
 SAFE_LOGITS = [[10.0, 1.0, -2.0], [1.0, 4.0, 0.2], [-INF, 0.0, 0.0], [-INF, 0.0, 0.0], [-INF, 0.0, -INF]]
 SAFE_LABELS = [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.4, 0.3, 0.3], [0.0, 1.0, 0.0]]
-POLY_LOGITS, POLY_LABELS = [0.14, 1.456, 2.356, -0.124, -2.47], [0.1, 0.15, 0.2, 0.25, 0.3]
+POLY_LOGITS, POLY_LABELS = [[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], [[1.0, 0.0, 0.0], [0.0, 0.8, 0.2]]
+EXAMPLE_LOGITS, EXAMPLE_LABELS = [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 SIGMOID_LOGITS = [
     *[[-1e9, -1e-9]] * 2,
     *[[1e9, 1e-9]] * 2,
@@ -87,18 +88,17 @@ SIGMOID_LOGITS = [
 ]
 SIGMOID_LOSSES = [5e8, 0.3465736, 0.3465736, 5e8, 5e8, 0.3465736, 0.3465736, 5e8, 0.6931472, 0.6931472]
 OPTAX = {
-    "SafeSoftmaxCrossEntropyTest": (
+    # The poly loss with epsilon 0 is the cross-entropy.
+    "SafeSoftmaxCrossEntropyTest, PolyLossTest.test_batched, documentation of softmax_cross_entropy": (
         entries_ce,
-        (SAFE_LOGITS, SAFE_LABELS),
-        digits("9.00013 3.0696733 0.693147 Infinity 0.0"),
+        (SAFE_LOGITS + POLY_LOGITS + EXAMPLE_LOGITS, SAFE_LABELS + POLY_LABELS + EXAMPLE_LABELS),
+        digits("9.00013 3.0696733 0.693147 Infinity 0.0 0.1698 0.8247 0.2761 2.9518"),
     ),
     "SigmoidCrossEntropyTest": (
         rows_bce,
         (SIGMOID_LOGITS, [[1.0, 0.0], [0.0, 1.0]] * 5),
         within(SIGMOID_LOSSES, rtol=1e-6, atol=1e-6),
     ),
-    # The poly loss with epsilon 0 is the cross-entropy.
-    "PolyLossTest, test_scalar, epsilon 0": (cross_entropy, (POLY_LOGITS, POLY_LABELS), digits("2.8990")),
     # There the classes are 3·4 in two axes, and the labels (1, 1) and (2, 3).
     "softmax_cross_entropy_with_integer_labels, documentation": (
         entries_ce,
@@ -121,11 +121,6 @@ KERAS = {
         binary_cross_entropy,
         ([[0.9, 0.1, 0.2], [0.3, 0.8, 0.1], [0.1, 0.2, 0.7]], np.eye(3)),
         within(0.20046903, rtol=1e-6, atol=1e-6),  # computed in float32
-    ),
-    "BinaryCrossentropyTest.test_label_smoothing": (
-        functools.partial(bce, label_smoothing=0.1),
-        ([[10.0, -10.0, -10.0]], [[1, 0, 1]]),
-        within((10.0 + 5.0 * 0.1) / 3.0, atol=1.5e-3),  # published as this formula, which leaves out the tails
     ),
     "BinaryFocalCrossentropy, documentation, gamma 5, balanced, no reduction": (
         functools.partial(rows_focal, gamma=5.0, alpha=0.25),
@@ -265,13 +260,7 @@ SCIKIT_LEARN = {
 }
 
 # Flux. Its tests compare with ≈, a relative 1.5e-8.
-NINTH = math.log(0.1 / 0.9)
 FLUX = {
-    "losses.jl, logitcrossentropy": (
-        cross_entropy,
-        ([[NINTH, 0.0], [0.0, NINTH], [0.0, NINTH], [NINTH, 0.0]], [1, 1, 0, 0]),
-        within(1.203972804325936, rtol=1.5e-8),
-    ),
     # γ = 2 and no alpha.
     "losses.jl, binary_focal_loss": (
         probs_focal,
@@ -283,12 +272,6 @@ FLUX = {
         (np.reshape([*range(-9, 1), *range(10), 7.5], (7, 3)), [0, 1, 2, 0, 1, 0, 0]),
         digits("1.5791205"),
     ),
-    # A softmax in float32, and its ϵ inside the logarithm makes the loss 7e-7 less.
-    "crossentropy, documentation, label_smoothing": (
-        functools.partial(cross_entropy, label_smoothing=0.15),
-        (np.arange(-7.0, 8.0).reshape(5, 3), [0, 1, 2, 1, 0]),
-        within(1.5776052, atol=1e-6),
-    ),
     "logitbinarycrossentropy, documentation": (bce, ([2.0, -1.0, math.pi], [True, False, True]), digits("0.160832")),
 }
 
@@ -296,14 +279,12 @@ FLUX = {
 BURN_LOGITS, BURN_LABELS = np.asarray([0.8271, 0.9626, 0.3796, 0.2355]), [0, 1, 0, 1]
 BURN_PROBS = 1 / (1 + np.exp(-BURN_LOGITS))
 MANY_LOGITS, MANY_LABELS = [[0.5150, 0.3097, 0.7556], [0.4974, 0.9879, 0.1564]], np.asarray([[1, 0, 1], [1, 0, 0]])
-BURN_SIMPLEX = [[0.1, 0.2, 0.7, 0.0, 0.0], [0.7, 0.1, 0.1, 0.1, 0.0], [0.2] * 5, [0.0, 0.3, 0.3, 0.2, 0.2]]
 BURN = {
     "test_binary_cross_entropy_preds_all_incorrect": (
         binary_cross_entropy,
         ([0.0, 1.0, 0.0, 1.0], [1, 0, 1, 0]),
         digits("100.000"),
     ),
-    "test_binary_cross_entropy_with_logits": (bce, (BURN_LOGITS, BURN_LABELS), digits("0.7491")),
     # A weight per kind of label: 3 for 0 and 7 for 1.
     "test_binary_cross_entropy_with_weights": (
         functools.partial(binary_cross_entropy, weight=np.asarray([3.0, 7.0, 3.0, 7.0])),
@@ -321,7 +302,6 @@ BURN = {
         (MANY_LOGITS, MANY_LABELS * 0.9 + 0.1 / 3),
         digits("0.7228"),
     ),
-    "test_logits_flag_affects_output, logits": (cross_entropy, (BURN_SIMPLEX, [2, 0, 4, 1]), digits("1.354197")),
     "padded_targets_have_zero_gradient": (
         jax.grad(functools.partial(cross_entropy, ignore_index=2)),
         ([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]], [0, 2]),
