@@ -113,8 +113,10 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array
     if options.ignore_index is not None:
         included = ~is_ignored(index, options.ignore_index)
         where = included if where is None else where & included
-    stray = is_stray(index, classes)
-    index = jnp.where(stray, 0, index).astype(jnp.int32)
+    outside = is_stray(index, classes)
+    # What is masked is nobody's business: NaN in its value would be NaN in the gradient of the weights.
+    stray = outside if where is None else outside & where
+    index = jnp.where(outside, 0, index).astype(jnp.int32)
     number = jnp.where(stray, jnp.nan, jnp.ones_like(logits, shape=index.shape))
     weight = None if u is None else jnp.take(u.ravel(), index)
     spike, dense = (number if weight is None else weight * number), None

@@ -63,8 +63,8 @@ class Loss:
 
 def two_classes(x, y, *, label_smoothing=0.0, where=None, axis=None, reduction="mean"):
     """`cross_entropy` on the logits [0, x] and the class probabilities [1 - y, y]."""
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    y = jnp.broadcast_to(y.astype(jnp.int32) if y.dtype == bool else y, x.shape)
+    x = jnp.asarray(x)
+    y = jnp.broadcast_to(jnp.asarray(y, jnp.float64 if x.dtype == jnp.float64 else jnp.float32), x.shape)
     return jaxbce.cross_entropy(
         jnp.stack([jnp.zeros_like(x), x], -1),
         jnp.stack([1 - y, y], -1),
@@ -120,3 +120,9 @@ LOSSES = [
         bound={"gamma_pos": 0.0, "gamma_neg": 1.5, "margin": 0.0},
     ),
 ]
+
+FAMILIES = [row for row in LOSSES if not row.bound]
+"""One row per function: for laws about what the functions share."""
+
+BINARY = [row for row in FAMILIES if row.adapter is None]
+"""The functions of (predictions, labels) of one shape."""

