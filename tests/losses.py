@@ -13,7 +13,7 @@ import jaxbce
 from tests import oracle
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that `jit` takes it
 class Loss:
     """A public loss, what it takes, and its naive definition with first and second derivative.
 
@@ -42,9 +42,9 @@ class Loss:
     def takes(self, option: str) -> bool:
         return option in inspect.signature(self.adapter or self.function).parameters
 
-    def __call__(self, x, y, **options):
+    def __call__(self, *data, **options):
         """The loss; of the common options those that it has."""
-        return (self.adapter or self.function)(x, y, **self.bound, **self.known(options))
+        return (self.adapter or self.function)(*data, **self.bound, **self.known(options))
 
     def expected(self, x, y, *, pos_weight=None, label_smoothing=0.0, **reduction):
         """The naive definition of a whole call."""
