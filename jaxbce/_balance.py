@@ -89,8 +89,8 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
     average class with it. beta 0 weighs all classes alike; beta → 1 weighs by inverse frequency.
 
     Domain:
-        Counts ≥ 0, of which the sum is finite; beta in [0, 1]. Other values are refused; under a transform, where no
-        value can be read, the weights are NaN.
+        Counts ≥ 0, whose sum must not overflow; beta in [0, 1]. Other values are refused; under a transform, where no
+        value can be read, the weights of the classes that occur are NaN.
 
     Args:
         counts: the number of examples of each class, real, shape [C].
@@ -128,7 +128,7 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
 def _log(array: Array, value: ArrayLike) -> Array | float:
     """The logarithm of β; of a Python number before it is rounded to float32, where 1 - 0.9999 is off by 1e-4."""
     if isinstance(value, int | float):
-        return math.log(value) if value > 0 else -math.inf
+        return -math.inf if value == 0 else math.log(value)
     return jnp.log(guard(jax.lax.convert_element_type(array, compute_dtype(array)), "beta"))
 
 
@@ -142,7 +142,7 @@ def _class_weight(counts: Array, log_beta: Array | None) -> Array:
     else:
         log_beta = jax.lax.convert_element_type(log_beta, counts.dtype)
         # 1 - β^n = -expm1(n·log β): no β next to 1 cancels. At β = 1 the effective number is n.
-        some = jnp.where(log_beta == 0.0, -1.0, log_beta)
+        some = jnp.where(log_beta == 0.0, -1.0, jnp.maximum(log_beta, -1e4))  # whose exp is 0, as that of -inf
         effective = jnp.where(log_beta == 0.0, number, jnp.expm1(number * some) / jnp.expm1(some))
         share = jnp.where(missing, 0.0, 1.0 / effective)
         weight = share * (classes / jnp.maximum(jnp.sum(share), float(np.finfo(counts.dtype).tiny)))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxbce._alignment import spread
@@ -69,7 +70,7 @@ def admit_classes(
     ignore_index = _ignore_index(function, ignore_index, indices)
     if indices:
         rule = f"{function}: labels must be class indices in [0, {classes})"
-        remedy = f"Hide missing labels with `where` or with {ignore_index}, the ignore_index."
+        remedy = f"Hide missing labels with `where` or ignore_index, which is {ignore_index}."
         find = functools.partial(_strays, classes=classes, ignore_index=ignore_index)
         values = refuse(values, mask, losses, find, rule, remedy)
     else:
@@ -101,9 +102,14 @@ def is_stray(labels: Array, classes: int) -> Array:
 
 
 def _holds(dtype: jnp.dtype, number: int) -> bool:
-    # jax's, which knows the integers of 4 bits and fewer. It carries no annotations.
+    least, most = _range(dtype)
+    return least <= number <= most
+
+
+def _range(dtype: jnp.dtype) -> tuple[int, int]:
+    # jax's iinfo knows the integers of 4 bits and fewer. It carries no annotations.
     info = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]
-    return bool(info.min <= number <= info.max)
+    return int(info.min), int(info.max)
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "ignore_index"))
@@ -111,7 +117,8 @@ def _strays(labels: Array, mask: Array | None, *, classes: int, ignore_index: in
     """Whether an included index names no class, and the extremes of the included indices."""
     included = ~is_ignored(labels, ignore_index)
     included = included if mask is None else included & mask
-    low, high = (reducer(labels, initial=0, where=included) for reducer in (jnp.min, jnp.max))
+    least, most = (np.asarray(end, labels.dtype) for end in _range(labels.dtype))
+    low, high = jnp.min(labels, initial=most, where=included), jnp.max(labels, initial=least, where=included)
     return jnp.any(included & is_stray(labels, classes)), low, high
 
 

@@ -70,7 +70,7 @@ def admit_predictions(function: str, name: str, value: ArrayLike) -> Array:
     if not _is_float(array):
         raise TypeError(
             f"{function}: {name} must be floating, got dtype {array.dtype}. "
-            f"The order is ({name}, labels); convert {name} with .astype(jnp.float32) if they are numbers."
+            f"Predictions come first, labels second; convert {name} with .astype(jnp.float32) if they are numbers."
         )
     return array
 
@@ -151,9 +151,18 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
         # Numbers written inside a traced function stay readable, and so are checked like any other.
         readable = all(map(is_readable, jax.tree.leaves(value)))
         with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
-            return jnp.asarray(value)
+            array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
+    if isinstance(value, np.ndarray | np.generic) and value.dtype != array.dtype and value.dtype.kind in "iu":
+        # Without x64, 64-bit integers are cut off to 32 bits, and an index that names no class may come to name one.
+        info = np.iinfo(array.dtype)
+        if value.size and (value.min() < info.min or value.max() > info.max):
+            raise ValueError(
+                f"{function}: {name} must fit {array.dtype}, got {value.dtype} from {value.min()} to {value.max()}. "
+                "Convert what counts to floats, or enable jax_enable_x64."
+            )
+    return array
 
 
 def is_readable(leaf: object) -> bool:

@@ -25,7 +25,7 @@ from jaxbce._logit_loss import logit_loss, logit_slope
 from jaxbce._numerics import Tangent, directional, product, sigmoid, softplus
 
 _BEYOND = 1e4
-"""A loss that exceeds it stands at |x| > 1e4, where r has long underflowed to 0: capped, r·ℓ is 0 and not 0·inf."""
+"""At logits beyond it r has long underflowed to 0: with ℓ taken here, r·ℓ is 0 and not 0·inf, in every derivative."""
 
 
 def _error(x: Array, labels: Array, margin: Array | None) -> Array:
@@ -89,7 +89,7 @@ def _log_error(x: Array, labels: Array, margin: Array | None) -> Array:
 @jax.custom_jvp
 def modulated_loss(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
     """F(x, y, γ, m)."""
-    return _modulator(x, labels, gamma, margin) * _unmodulated(x, labels, margin)
+    return product(_modulator(x, labels, gamma, margin), _unmodulated(x, labels, margin))
 
 
 @functools.partial(modulated_loss.defjvp, symbolic_zeros=True)
@@ -107,7 +107,7 @@ def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array,
 
 def _modulated_slope(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
     """∂F/∂x = u^γ·(γ·r·ℓ + ℓ')."""
-    loss = jnp.minimum(_unmodulated(x, labels, margin), _BEYOND)
+    loss = _unmodulated(_near(x), labels, margin)
     slope = logit_slope(x, labels, None) if margin is None else _shifted_slope(x, margin)
     return _modulator(x, labels, gamma, margin) * (gamma * _relative_slope(x, labels, margin) * loss + slope)
 
@@ -116,12 +116,12 @@ def _label_slope(x: Array, labels: Array, gamma: Array) -> Array:
     """∂F/∂y = u^γ·(γ·(q - p)/u·ℓ - x). No label but 0, a constant, meets a margin."""
     power, u = _modulator(x, labels, gamma, None), _error(x, labels, None)
     change = product(power, jnp.maximum(-x, 0.0)) - product(power, jnp.maximum(x, 0.0))
-    return power * gamma * _over(sigmoid(-x) - sigmoid(x), u) * logit_loss(x, labels, None) + change
+    return power * gamma * _over(sigmoid(-x) - sigmoid(x), u) * logit_loss(_near(x), labels, None) + change
 
 
 def _gamma_slope(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
     """∂F/∂γ = u^γ·log u·ℓ."""
-    loss = jnp.minimum(_unmodulated(x, labels, margin), _BEYOND)
+    loss = _unmodulated(_near(x), labels, margin)
     return _modulator(x, labels, gamma, margin) * _log_error(x, labels, margin) * loss
 
 
@@ -131,6 +131,10 @@ def _margin_slope(x: Array, labels: Array, gamma: Array, margin: Array) -> Array
     remaining = jnp.minimum(sigmoid(-x) + margin, 1.0)
     change = gamma * _over(_shifted_loss(x, margin), u) + _over(jnp.sign(u), remaining)
     return -_modulator(x, labels, gamma, margin) * change
+
+
+def _near(x: Array) -> Array:
+    return jnp.clip(x, -_BEYOND, _BEYOND)
 
 
 def _unmodulated(x: Array, labels: Array, margin: Array | None) -> Array:

@@ -111,6 +111,7 @@ def test_values_outside_the_domain():
         class_weight_from_counts([1, -1])
     assert np.isnan(jax.jit(class_weight_from_counts)(jnp.array([1, -1]))).any()
     assert np.isnan(class_weight_from_counts([1.0, NAN])).any()
+    assert np.isnan(class_weight_from_counts([2, 1], beta=NAN)).all()
     for beta in (-0.1, 1.5):
         with pytest.raises(ValueError, match=r"class_weight_from_counts: beta must lie in \[0, 1\]"):
             class_weight_from_counts([1, 2], beta=beta)

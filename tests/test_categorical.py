@@ -14,8 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
 
-from jaxbce import Average, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy
+from jaxbce import (
+    Average,
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    class_weight_from_counts,
+    cross_entropy,
+)
 from tests import oracle
+from tests.settings import configured
 
 INF, NAN = float("inf"), float("nan")
 N, C = 6, 5
@@ -275,6 +282,19 @@ def test_indices_of_every_dtype(rng, dtype):
             with pytest.raises(ValueError, match="class indices"):
                 cross_entropy(x[:1], wrapped)
             assert np.isnan(jax.jit(cross_entropy)(x[:1], wrapped))
+
+
+def test_64_bit_indices_are_not_cut_off_to_32():
+    """Without x64, 2³² + 1 would be class 1."""
+    x, t = np.zeros((2, 3), np.float32), np.array([1, 2**32 + 1])
+    with configured(jax_enable_x64=False):
+        with pytest.raises(ValueError, match="cross_entropy: labels must fit int32, got int64 from 1 to 4294967297"):
+            cross_entropy(x, t)
+        with pytest.raises(ValueError, match="class_weight_from_counts: counts must fit int32"):
+            class_weight_from_counts(np.array([2**32 + 10, 10]))
+        with pytest.raises(ValueError, match="binary_cross_entropy_with_logits: labels must fit int32"):
+            binary_cross_entropy_with_logits(np.zeros(2, np.float32), t)
+        assert cross_entropy(x, np.array([1, 2])) == pytest.approx(np.log(3), rel=1e-6)
 
 
 STRAYS = [-1, C, 2**31 - 1, -(2**31)]

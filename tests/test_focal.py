@@ -173,6 +173,26 @@ def test_derivatives_by_their_own_parameters(rng):
     )
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "gamma", "s"), [(-INF, 0.3, 90.0, 0.0), (INF, 0.3, 300.0, 0.0), (INF, 1.0, 30.0, 0.1)]
+)
+def test_a_power_that_underflows_leaves_no_trace_of_an_infinite_loss(x, y, gamma, s):
+    for transform in (lambda f: f, jax.jit):
+        loss = transform(lambda x: sigmoid_focal_loss(x, y, gamma=gamma, label_smoothing=s))
+        assert loss(jnp.float32(x)) == 0
+        assert jax.grad(loss)(jnp.float32(x)) == 0
+
+
+def test_derivatives_by_the_label_at_infinite_logits():
+    """Those of binary cross-entropy at gamma 0, and the mixed ones are numbers for every gamma."""
+    for x, y in ((-INF, 1.0), (-INF, 0.0), (INF, 1.0), (INF, 0.0)):
+        focal, plain = functools.partial(sigmoid_focal_loss, gamma=0.0), binary_cross_entropy_with_logits
+        point = jnp.float32(x), jnp.float32(y)
+        assert jax.grad(focal, 1)(*point) == jax.grad(plain, 1)(*point)
+        assert jax.grad(jax.grad(focal), 1)(*point) == jax.grad(jax.grad(plain), 1)(*point) == -1
+        assert np.isfinite(jax.grad(jax.grad(sigmoid_focal_loss), 1)(*point))
+
+
 def test_parameters_per_class(rng):
     x, y = rng.normal(0, 3, (5, 2)), rng.integers(0, 2, (5, 2))
     gamma, alpha = np.array([0.5, 2.0]), np.array([0.25, 0.75])
