@@ -9,7 +9,8 @@ import numpy as np
 from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard
-from jaxbce._inputs import Target, admit_axis, admit_mask, admit_scalar, admit_values, within
+from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values, within
+from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis
 
 

@@ -14,12 +14,12 @@ from jaxbce._inputs import (
     Target,
     admit_mask,
     admit_predictions,
-    admit_reduction,
     admit_smoothing,
     admit_values,
     refuse,
     within,
 )
+from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 

@@ -5,9 +5,8 @@ It runs in Python on the arguments as they come: types, shapes and, where values
 
 import contextlib
 import functools
-import operator
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jax import Array
 from jaxbce._alignment import Admitted, compute_dtype, spread
 from jaxbce._checks import checked
 from jaxbce._domains import DOMAINS
+from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 Finder: TypeAlias = Callable[[Array, Array | None], tuple[Array, Array, Array]]
@@ -119,31 +119,6 @@ def admit_scalar(function: str, name: str, value: ArrayLike) -> Array:
     if array.shape != ():
         raise ValueError(f"{function}: {name} must be a scalar, got shape {array.shape}.")
     return within(function, name, array, None, array)
-
-
-def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
-    """Check the two options that say how to reduce; returns the axes."""
-    choices = get_args(Reduction)
-    if not isinstance(reduction, str) or reduction not in choices:
-        raise ValueError(f"{function}: reduction must be one of {', '.join(map(repr, choices))}, got {reduction!r}.")
-    if reduction == "none" and axis is not None:
-        raise ValueError(f"{function}: reduction='none' reduces no axis, got axis={axis}; leave one of the two out.")
-    return admit_axis(function, axis, ndim)
-
-
-def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
-    """The axes as a tuple of indices in [0, ndim); None, for all of them, stays None."""
-    if axis is None:
-        return None
-    try:
-        axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else [axis]))
-    except TypeError:
-        raise TypeError(f"{function}: axis must be None, an integer or several, got {axis!r}.") from None
-    if any(not -ndim <= a < ndim for a in axes):
-        raise ValueError(f"{function}: axis must lie in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}.")
-    if len({a % ndim for a in axes}) < len(axes):
-        raise ValueError(f"{function}: axis names an axis twice, got {axis}.")
-    return tuple(a % ndim for a in axes)
 
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:

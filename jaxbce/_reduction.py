@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._alignment import fit, guard, spread
-from jaxbce._inputs import Target, admit_axis, admit_mask, admit_values, admit_weight
+from jaxbce._inputs import Target, admit_mask, admit_values, admit_weight
 from jaxbce._numerics import product
+from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 

@@ -59,8 +59,9 @@ def _total(values: Array, axis: int) -> Array:
 def _below(x: Array, greatest: Array, scale: float) -> Array:
     """The distance x - max(x) ≤ 0, exact for a scale that is a power of two.
 
-    Every loop over the classes has a scale of its own: where two loops share a subexpression, if only the broadcast of
-    max(x), XLA on CPU stores it in the size of the logits, and runs several times slower.
+    The loops over the classes that a loss and its slope run side by side have a scale each: where two of them share a
+    subexpression, if only the broadcast of max(x), XLA on CPU stores it in the size of the logits, and is several times
+    slower.
     """
     greatest = scale * greatest
     return (jnp.minimum(scale * x, greatest) - greatest) / scale

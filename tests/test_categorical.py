@@ -252,7 +252,10 @@ def test_masks_hide_anything(rng):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_nothing_included_is_0_with_gradient_0(reduction):
     x = jnp.full((3, C), NAN)
-    f = lambda x, **kw: cross_entropy(x, -100, reduction=reduction, **kw).sum()  # noqa: E731 - of two uses
+
+    def f(x, **options):
+        return cross_entropy(x, -100, reduction=reduction, **options).sum()
+
     for options in ({}, {"where": False, "ignore_index": None}, {"class_weight": jnp.ones(C)}):
         value, gradient = jax.value_and_grad(functools.partial(f, **options))(x)
         assert value == 0

@@ -28,6 +28,7 @@ FLOORS = {
     "_domains": 0,
     "_numerics": 0,
     "_checks": 0,
+    "_options": 1,
     "_logit_loss": 1,
     "_prob_loss": 1,
     "_softmax_loss": 1,

@@ -1,0 +1,31 @@
+"""The options that say how to reduce: plain Python values, checked before anything is traced."""
+
+import operator
+from typing import get_args
+
+from jaxbce._typing import Axis, Reduction
+
+
+def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
+    """Check the two options that say how to reduce; returns the axes."""
+    choices = get_args(Reduction)
+    if not isinstance(reduction, str) or reduction not in choices:
+        raise ValueError(f"{function}: reduction must be one of {', '.join(map(repr, choices))}, got {reduction!r}.")
+    if reduction == "none" and axis is not None:
+        raise ValueError(f"{function}: reduction='none' reduces no axis, got axis={axis}; leave one of the two out.")
+    return admit_axis(function, axis, ndim)
+
+
+def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
+    """The axes as a tuple of indices in [0, ndim); None, for all of them, stays None."""
+    if axis is None:
+        return None
+    try:
+        axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else [axis]))
+    except TypeError:
+        raise TypeError(f"{function}: axis must be None, an integer or several, got {axis!r}.") from None
+    if any(not -ndim <= a < ndim for a in axes):
+        raise ValueError(f"{function}: axis must lie in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}.")
+    if len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(f"{function}: axis names an axis twice, got {axis}.")
+    return tuple(a % ndim for a in axes)
