@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard, smooth, smoothing, spread
 from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, is_ignored, is_stray
+from jaxbce._numerics import included
 from jaxbce._reduction import reduce
 from jaxbce._softmax_loss import Labels, Spike, softmax_loss
 from jaxbce._typing import ArrayLike, Axis, Reduction
@@ -111,8 +112,8 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array
     logits, where, u = _align_logits(given, class_axis)
     index = jnp.expand_dims(spread(given.labels, _entries(given.logits, class_axis)), class_axis)
     if options.ignore_index is not None:
-        included = ~is_ignored(index, options.ignore_index)
-        where = included if where is None else where & included
+        counted = ~is_ignored(index, options.ignore_index)
+        where = counted if where is None else where & counted
     outside = is_stray(index, classes)
     # What is masked is nobody's business: NaN in its value would be NaN in the gradient of the weights.
     stray = outside if where is None else outside & where
@@ -125,10 +126,13 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array
         s = smoothing(given.label_smoothing, logits)
         spike, dense = spike * (1.0 - s), jnp.broadcast_to(s / classes, _by_class(logits, class_axis))
         dense = dense if u is None else u * dense
-    if where is not None:
-        spike = jnp.where(where, spike, jnp.zeros_like(spike))
-        weight = None if weight is None else jnp.where(where, weight, jnp.zeros_like(weight))
-    return logits, Labels(dense, Spike(spike, index), where), _drop(weight, class_axis), _drop(where, class_axis)
+    weight = None if weight is None else included(weight, where)
+    return (
+        logits,
+        Labels(dense, Spike(included(spike, where), index), where),
+        _drop(weight, class_axis),
+        _drop(where, class_axis),
+    )
 
 
 def _align_probs(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, Labels, Array | None, Array | None]:

@@ -107,8 +107,8 @@ def _holds(dtype: jnp.dtype, number: int) -> bool:
 
 
 def _range(dtype: jnp.dtype) -> tuple[int, int]:
-    # jax's iinfo knows the integers of 4 bits and fewer. It carries no annotations.
-    info = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]
+    # jax's iinfo knows the integers of 4 bits and fewer.
+    info = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]  # jax gives it no annotations
     return int(info.min), int(info.max)
 
 

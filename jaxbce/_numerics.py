@@ -61,6 +61,11 @@ def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[
     return product(factor, value), directional((lambda: value, tangents[0]), (lambda: factor, tangents[1]))
 
 
+def included(values: Array, where: Array | None) -> Array:
+    """`values`, and 0 where the mask leaves them out."""
+    return values if where is None else jnp.where(where, values, jnp.zeros_like(values))
+
+
 def coefficients(labels: Array, pos_weight: Array | None) -> tuple[Array, Array]:
     """What multiplies the two halves of a binary loss: w·y, where no weight is w = 1, and 1 - y."""
     return (labels if pos_weight is None else pos_weight * labels), 1.0 - labels

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxbce._alignment import fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_values, admit_weight
-from jaxbce._numerics import product
+from jaxbce._numerics import included, product
 from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
@@ -104,7 +104,7 @@ def reduce(
 ) -> Array:
     """Mask and reduce weighed losses wℓ, which are finite where masked; weight and mask are of their shape."""
     if reduction == "none":
-        return _included(weighed, where)
+        return included(weighed, where)
     average = _average(weighed, weight if reduction == "weighted_mean" else None, where, axis)
     if reduction == "sum":
         return average.total
@@ -114,9 +114,9 @@ def reduce(
 
 
 def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
-    total = _sum(_included(weighed, where), axis)
+    total = _sum(included(weighed, where), axis)
     if weight is not None:
-        return Average(total, _sum(_included(weight, where), axis))
+        return Average(total, _sum(included(weight, where), axis))
     if where is not None:
         return Average(total, _sum(where.astype(weighed.dtype), axis))
     return Average(total, jnp.full_like(total, _number(weighed, axis)))
@@ -131,10 +131,6 @@ def _sum(values: Array, axis: tuple[int, ...] | None) -> Array:
     narrow = [a for a in range(values.ndim) if a not in wide]
     total = jnp.sum(jnp.squeeze(values, narrow), tuple(wide.index(a) for a in axes if a in wide))
     return total.reshape([values.shape[a] for a in range(values.ndim) if a not in axes])
-
-
-def _included(values: Array, where: Array | None) -> Array:
-    return values if where is None else jnp.where(where, values, jnp.zeros_like(values))
 
 
 def _number(losses: Array, axis: tuple[int, ...] | None) -> int:

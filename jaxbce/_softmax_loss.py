@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbce._numerics import product
+from jaxbce._numerics import included, product
 
 
 class Spike(NamedTuple):
@@ -80,10 +80,6 @@ def _rows(x: Array, axis: int) -> _Rows:
     return _Rows(*(jnp.expand_dims(row, axis) for row in rows))
 
 
-def _included(values: Array, where: Array | None) -> Array:
-    return values if where is None else jnp.where(where, values, jnp.zeros_like(values))
-
-
 def _sum_of_coefficients(labels: Labels, axis: int) -> Array:
     """A."""
     parts = [] if labels.dense is None else [_total(labels.dense, axis)]
@@ -105,7 +101,7 @@ def softmax_loss(x: Array, labels: Labels, axis: int) -> Array:
     if labels.spike is not None:
         target = jnp.take_along_axis(x, labels.spike.at, axis)
         loss += product(labels.spike.height, _below(target, greatest, 1.0) * -reach)
-    return jnp.squeeze(_included(loss, labels.where), axis)
+    return jnp.squeeze(included(loss, labels.where), axis)
 
 
 @functools.partial(softmax_loss.defjvp, symbolic_zeros=True)
@@ -126,14 +122,14 @@ def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Any, Labels]) ->
 def _negative_log_softmax(x: Array, where: Array | None, axis: int) -> Array:
     """∂ℓ/∂a_c = -log p_c."""
     greatest, reach, others = _rows(x, axis)
-    return _included(jnp.log1p(others) - _below(x, greatest, 1.0) * reach, where)
+    return included(jnp.log1p(others) - _below(x, greatest, 1.0) * reach, where)
 
 
 @functools.partial(_negative_log_softmax.defjvp, symbolic_zeros=True)
 def _(axis: int, primals: tuple[Array, Array | None], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     (x, where), (direction, _) = primals, tangents
     change = _total(_softmax(x, where, axis) * direction, axis) - direction
-    return _negative_log_softmax(x, where, axis), _included(change, where)
+    return _negative_log_softmax(x, where, axis), included(change, where)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -145,7 +141,7 @@ def _slope(x: Array, labels: Labels, axis: int) -> Array:
     complement = jnp.where(below == 0.0, others / (1.0 + others), 1.0 - p)
     coefficients = _coefficients(labels, x, axis)
     slope = (_sum_of_coefficients(labels, axis) - coefficients) * p - coefficients * complement
-    return _included(slope, labels.where)
+    return included(slope, labels.where)
 
 
 def _coefficients(labels: Labels, x: Array, axis: int) -> Array:
@@ -170,7 +166,7 @@ def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Any, Labels]) ->
         spike = Spike(change.spike.height, labels.spike.at)
     if dense is not None or spike is not None:
         moved = _coefficients(Labels(dense, spike, None), x, axis)
-        terms += [_included(_softmax(x, labels.where, axis) * _total(moved, axis) - moved, labels.where)]
+        terms += [included(_softmax(x, labels.where, axis) * _total(moved, axis) - moved, labels.where)]
     return _slope(x, labels, axis), functools.reduce(operator.add, terms)
 
 
@@ -178,7 +174,7 @@ def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Any, Labels]) ->
 def _softmax(x: Array, where: Array | None, axis: int) -> Array:
     """p_c."""
     greatest, _, others = _rows(x, axis)
-    return _included(jnp.exp(_below(x, greatest, 0.25)) / (1.0 + others), where)
+    return included(jnp.exp(_below(x, greatest, 0.25)) / (1.0 + others), where)
 
 
 @functools.partial(_softmax.defjvp, symbolic_zeros=True)
