@@ -120,5 +120,4 @@ def _against(
         axis=None,
         reduction=reduction,
     )
-    loss: Array = from_logits(given, axis=axes, reduction=reduction)
-    return loss
+    return from_logits(given, axis=axes, reduction=reduction)

@@ -1,15 +1,12 @@
 """Binary cross-entropy of a probability and of a logit."""
 
-import functools
-
-import jax
 from jax import Array
 
-from jaxbce._alignment import Admitted, align, guard
+from jaxbce._alignment import Aligned, guard
+from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
 from jaxbce._logit_loss import logit_loss
 from jaxbce._prob_loss import prob_loss
-from jaxbce._reduction import reduce, weigh
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -85,16 +82,12 @@ def binary_cross_entropy_with_logits(
         axis=axis,
         reduction=reduction,
     )
-    loss: Array = from_logits(given, axis=axes, reduction=reduction)
-    return loss
+    return from_logits(given, axis=axes, reduction=reduction)
 
 
-# Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
-@functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def from_logits(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
-    logits, labels, parameters, weight, where = align(given, safe_prediction=0.0)
-    losses = logit_loss(logits, labels, **parameters)
-    return reduce(weigh(losses, weight), weight, where, axis, reduction)
+@elementwise(safe_prediction=0.0)
+def from_logits(given: Aligned) -> Array:
+    return logit_loss(given.predictions, given.labels, **given.parameters)
 
 
 def binary_cross_entropy(
@@ -167,12 +160,9 @@ def binary_cross_entropy(
         axis=axis,
         reduction=reduction,
     )
-    loss: Array = _from_probs(given, axis=axes, reduction=reduction)
-    return loss
+    return _from_probs(given, axis=axes, reduction=reduction)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def _from_probs(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
-    probs, labels, parameters, weight, where = align(given, safe_prediction=0.5)
-    losses = prob_loss(guard(probs, "probs"), labels, **parameters)
-    return reduce(weigh(losses, weight), weight, where, axis, reduction)
+@elementwise(safe_prediction=0.5)
+def _from_probs(given: Aligned) -> Array:
+    return prob_loss(guard(given.predictions, "probs"), given.labels, **given.parameters)

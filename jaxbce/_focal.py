@@ -1,16 +1,13 @@
 """Binary losses that count easy examples less: focal and asymmetric loss."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import Admitted, align
+from jaxbce._alignment import Aligned
+from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
 from jaxbce._modulated_loss import modulated_loss
 from jaxbce._numerics import product
-from jaxbce._reduction import reduce, weigh
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -88,18 +85,14 @@ def sigmoid_focal_loss(
         axis=axis,
         reduction=reduction,
     )
-    loss: Array = _focal(given, axis=axes, reduction=reduction)
-    return loss
+    return _focal(given, axis=axes, reduction=reduction)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def _focal(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
-    logits, labels, parameters, weight, where = align(given, safe_prediction=0.0)
-    losses = modulated_loss(logits, labels, parameters["gamma"], None)
-    alpha = parameters["alpha"]
-    if alpha is not None:
-        losses = product(alpha * labels + (1.0 - alpha) * (1.0 - labels), losses)
-    return reduce(weigh(losses, weight), weight, where, axis, reduction)
+@elementwise(safe_prediction=0.0)
+def _focal(given: Aligned) -> Array:
+    labels, alpha = given.labels, given.parameters["alpha"]
+    losses = modulated_loss(given.predictions, labels, given.parameters["gamma"], None)
+    return losses if alpha is None else product(alpha * labels + (1.0 - alpha) * (1.0 - labels), losses)
 
 
 def asymmetric_loss(
@@ -175,14 +168,12 @@ def asymmetric_loss(
         axis=axis,
         reduction=reduction,
     )
-    loss: Array = _asymmetric(given, axis=axes, reduction=reduction)
-    return loss
+    return _asymmetric(given, axis=axes, reduction=reduction)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def _asymmetric(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
-    logits, labels, parameters, weight, where = align(given, safe_prediction=0.0)
+@elementwise(safe_prediction=0.0)
+def _asymmetric(given: Aligned) -> Array:
+    logits, labels, parameters = given.predictions, given.labels, given.parameters
     positive = modulated_loss(logits, jnp.ones_like(labels), parameters["gamma_pos"], None)
     negative = modulated_loss(logits, jnp.zeros_like(labels), parameters["gamma_neg"], parameters["margin"])
-    losses = product(labels, positive) + product(1.0 - labels, negative)
-    return reduce(weigh(losses, weight), weight, where, axis, reduction)
+    return product(labels, positive) + product(1.0 - labels, negative)

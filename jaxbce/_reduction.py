@@ -102,9 +102,9 @@ def weigh(losses: Array, weight: Array | None) -> Array:
 def reduce(
     weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None, reduction: Reduction
 ) -> Array:
-    """Mask and reduce weighed losses wℓ, which are finite where masked; weight and mask are of their shape."""
+    """Reduce weighed losses wℓ, which are 0 where masked; weight and mask are of their shape."""
     if reduction == "none":
-        return included(weighed, where)
+        return weighed
     average = _average(weighed, weight if reduction == "weighted_mean" else None, where, axis)
     if reduction == "sum":
         return average.total
@@ -114,7 +114,7 @@ def reduce(
 
 
 def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
-    total = _sum(included(weighed, where), axis)
+    total = _sum(weighed, axis)
     if weight is not None:
         return Average(total, _sum(included(weight, where), axis))
     if where is not None:

@@ -26,6 +26,7 @@ COMMON_OPTIONS = ["pos_weight", "weight", "label_smoothing", "where", "axis", "r
 FLOORS = {
     "_typing": 0,
     "_domains": 0,
+    "_apart": 0,
     "_numerics": 0,
     "_checks": 0,
     "_options": 1,
@@ -38,12 +39,13 @@ FLOORS = {
     "_class_inputs": 3,
     "_reduction": 3,
     "_balance": 3,
-    "_binary": 4,
-    "_focal": 4,
+    "_elementwise": 4,
     "_categorical": 4,
-    "_adversarial": 5,
-    "_criteria": 5,
-    "__init__": 6,
+    "_binary": 5,
+    "_focal": 5,
+    "_adversarial": 6,
+    "_criteria": 6,
+    "__init__": 7,
 }
 
 

@@ -1,0 +1,429 @@
+"""Time and memory of jaxbce beside its peers: one Markdown table, and a chart.
+
+``python benchmarks/speed.py`` measures every loss at ten million entries, and the plain binary cross-entropy from a
+thousand to a hundred million. The contenders of a row run in turns in one process, so that what disturbs one disturbs
+all; a ratio is the median over the turns of our time by theirs in the same turn, with the quartiles beside it, and
+below 1 we are faster. The floor reads the inputs once and, where a result of their size is asked for, writes one.
+
+The peers come with the extra `bench`; one that is not installed says so. Every JAX library runs under `jit` but in the
+rows of eager calls. Inputs are float32 normal logits of standard deviation 3 and hard labels, unless a row says so.
+"""
+
+import argparse
+import functools
+import importlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import jaxbce
+
+Loss = Callable[..., Any]  # (reduction, *arrays) -> the loss
+Run = Callable[[], Any]  # one measured call, until its result is there
+
+TURNS = 7
+"""How many a row has at least."""
+
+
+# --- What is measured ---------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A loss with its arguments, and by the name of a library how one writes it there."""
+
+    title: str
+    arrays: Callable[[np.random.Generator, int], list[np.ndarray]]
+    losses: dict[str, Loss]
+
+
+def _logits(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+    x = rng.standard_normal(n, np.float32) * 3
+    return [x, (rng.random(n, np.float32) < 0.5).astype(np.float32)]
+
+
+def _probs(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+    x, y = _logits(rng, n)
+    return [1 / (1 + np.exp(-x)), y]
+
+
+def _weighed(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+    return [*_logits(rng, n), rng.random(n, np.float32)]
+
+
+def _masked(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+    return [*_logits(rng, n), rng.random(n, np.float32) < 0.7]
+
+
+def _half(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+    return [array.astype(jnp.bfloat16) for array in _logits(rng, n)]
+
+
+def _classes(rng: np.random.Generator, n: int, classes: int) -> list[np.ndarray]:
+    shape = max(n // classes, 1), classes
+    return [rng.standard_normal(shape, np.float32) * 3, rng.integers(0, classes, shape[0], np.int32)]
+
+
+def _mean(elementwise: Loss) -> Loss:
+    """A loss with a reduction, of one that has none."""
+
+    def loss(reduction: str, *arrays: Any) -> Any:
+        losses = elementwise(*arrays)
+        return losses.mean() if reduction == "mean" else losses
+
+    return loss
+
+
+def _ours(function: Loss, *names: str, **options: Any) -> Loss:
+    """A loss of jaxbce, whose arrays after the second are options of these names."""
+
+    def loss(reduction: str, x: Any, y: Any, *more: Any) -> Any:
+        return function(x, y, reduction=reduction, **options, **dict(zip(names, more, strict=True)))
+
+    return loss
+
+
+def _torch(name: str, *names: str, **options: Any) -> Loss:
+    """The same of torch.nn.functional."""
+
+    def loss(reduction: str, x: Any, y: Any, *more: Any) -> Any:
+        import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation has it; not always installed
+
+        return getattr(F, name)(x, y, reduction=reduction, **options, **dict(zip(names, more, strict=True)))
+
+    return loss
+
+
+def _torch_pos_weight(reduction: str, x: Any, y: Any) -> Any:
+    import torch
+
+    three = torch.tensor(3.0)
+    return torch.nn.functional.binary_cross_entropy_with_logits(x, y, pos_weight=three, reduction=reduction)
+
+
+def _torch_masked(reduction: str, x: Any, y: Any, mask: Any) -> Any:
+    losses = _torch("binary_cross_entropy_with_logits")("none", x, y) * mask
+    return losses.sum() / mask.sum() if reduction == "mean" else losses
+
+
+def _torch_focal(reduction: str, x: Any, y: Any) -> Any:
+    """As torchvision.ops.sigmoid_focal_loss computes it, with alpha=-1."""
+    import torch
+
+    loss, p = _torch("binary_cross_entropy_with_logits")("none", x, y), torch.sigmoid(x)
+    losses = loss * (1 - (p * y + (1 - p) * (1 - y))) ** 2
+    return losses.mean() if reduction == "mean" else losses
+
+
+def _keras(name: str, *, labels_first: bool = True, **options: Any) -> Loss:
+    def elementwise(x: Any, y: Any) -> Any:
+        keras = importlib.import_module("keras")
+        return getattr(keras.ops, name)(y, x, **options) if labels_first else getattr(keras.ops, name)(x, y, **options)
+
+    return _mean(elementwise)
+
+
+def _by_hand(x: Any, y: Any) -> Any:
+    """What is copied from one code base to the next."""
+    return jnp.maximum(x, 0) - x * y + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+def _masked_mean(elementwise: Loss) -> Loss:
+    def loss(reduction: str, x: Any, y: Any, mask: Any) -> Any:
+        losses = elementwise(x, y)
+        return jnp.mean(losses, where=mask) if reduction == "mean" else jnp.where(mask, losses, 0)
+
+    return loss
+
+
+def _cases() -> Iterator[Case]:
+    bce, theirs = jaxbce.binary_cross_entropy_with_logits, optax.sigmoid_binary_cross_entropy
+    logits, probs = "binary_cross_entropy_with_logits", "binary_cross_entropy"
+    keras = _keras("binary_crossentropy", from_logits=True)
+    plain = {
+        "jaxbce": _ours(bce),
+        "optax": _mean(theirs),
+        "torch": _torch(logits),
+        "Keras": keras,
+        "by hand": _mean(_by_hand),
+    }
+    yield Case(logits, _logits, plain)
+    pos_weight = _mean(lambda x, y: (1 + 2 * y) * theirs(x, y))  # optax has none: right for hard labels alone
+    yield Case(
+        f"{logits}, `pos_weight`",
+        _logits,
+        {"jaxbce": _ours(bce, pos_weight=3.0), "optax": pos_weight, "torch": _torch_pos_weight},
+    )
+    yield Case(
+        f"{logits}, `weight`",
+        _weighed,
+        {
+            "jaxbce": _ours(bce, "weight"),
+            "optax": _mean(lambda x, y, v: v * theirs(x, y)),
+            "torch": _torch(logits, "weight"),
+        },
+    )
+    yield Case(
+        f"{logits}, `where`",
+        _masked,
+        {"jaxbce": _ours(bce, "where"), "optax": _masked_mean(theirs), "torch": _torch_masked},
+    )
+    yield Case(f"{logits}, bfloat16", _half, plain)
+    yield Case(
+        probs,
+        _probs,
+        {
+            "jaxbce": _ours(jaxbce.binary_cross_entropy),
+            "torch": _torch(probs),
+            "Keras": _keras("binary_crossentropy", from_logits=False),
+        },
+    )
+    focal = _mean(functools.partial(optax.losses.sigmoid_focal_loss, gamma=2.0))
+    yield Case(
+        "sigmoid_focal_loss",
+        _logits,
+        {"jaxbce": _ours(jaxbce.sigmoid_focal_loss), "optax": focal, "torch": _torch_focal},
+    )
+    # The peer is optax's focal loss: it has no asymmetric one.
+    yield Case("asymmetric_loss", _logits, {"jaxbce": _ours(jaxbce.asymmetric_loss), "optax": focal})
+    for classes in (10, 1000):
+        yield Case(
+            f"cross_entropy, {classes} classes",
+            functools.partial(_classes, classes=classes),
+            {
+                "jaxbce": _ours(jaxbce.cross_entropy),
+                "optax": _mean(optax.softmax_cross_entropy_with_integer_labels),
+                "torch": _torch("cross_entropy"),
+                "Keras": _keras("sparse_categorical_crossentropy", from_logits=True),
+            },
+        )
+
+
+# --- How it is run ------------------------------------------------------------------------------------------------
+
+QUANTITIES = ("mean", "value_and_grad", "none", "HVP")
+
+
+def _jax_function(loss: Loss, quantity: str) -> Callable[..., Any]:
+    if quantity in ("mean", "none"):
+        return functools.partial(loss, quantity)
+    mean = functools.partial(loss, "mean")
+    if quantity == "value_and_grad":
+        return jax.value_and_grad(mean)
+    return lambda x, *more: jax.jvp(lambda x: jax.grad(mean)(x, *more), (x,), (x,))[1]
+
+
+def _jax_run(loss: Loss, quantity: str, arrays: list[np.ndarray]) -> tuple[Run, float]:
+    """The compiled call, and the memory that it needs beside arguments and results, in units of the logits."""
+    placed = [jnp.asarray(array) for array in arrays]
+    compiled = jax.jit(_jax_function(loss, quantity)).lower(*placed).compile()
+    memory = compiled.memory_analysis()
+    return lambda: jax.block_until_ready(compiled(*placed)), memory.temp_size_in_bytes / placed[0].nbytes
+
+
+def _torch_run(loss: Loss, quantity: str, arrays: list[np.ndarray], wrap: Callable[[Loss], Loss]) -> Run:
+    import torch
+
+    def tensor(array: np.ndarray) -> Any:
+        half = array.dtype == jnp.bfloat16
+        made = torch.from_numpy(array.astype(np.float32) if half else array)
+        made = made.long() if made.dtype == torch.int32 else made
+        return made.bfloat16() if half else made
+
+    x, *more = map(tensor, arrays)
+    function = wrap(functools.partial(loss, "none" if quantity == "none" else "mean"))
+    if quantity == "value_and_grad":
+        x.requires_grad_(True)
+        return lambda: torch.autograd.grad(function(x, *more), x)
+
+    def run() -> Any:
+        with torch.no_grad():
+            return function(x, *more)
+
+    return run
+
+
+def _floor(quantity: str, arrays: list[np.ndarray]) -> Run:
+    inputs = [jnp.asarray(a) for a in arrays if a.size == arrays[0].size]
+
+    def once(*inputs: Any) -> Any:
+        read = functools.reduce(jnp.multiply, inputs)
+        return jnp.sum(read) if quantity == "mean" else read
+
+    compiled = jax.jit(once).lower(*inputs).compile()
+    return lambda: jax.block_until_ready(compiled(*inputs))
+
+
+def _runs(case: Case, quantity: str, n: int, missing: set[str]) -> tuple[dict[str, Run], dict[str, float]]:
+    """By contender, its call and (for JAX) its memory."""
+    arrays = case.arrays(np.random.default_rng(0), n)
+    runs, memory = {"floor": _floor(quantity, arrays)}, {}
+    for library, loss in case.losses.items():
+        if library in missing:
+            continue
+        if library != "torch":
+            runs[library], memory[library] = _jax_run(loss, quantity, arrays)
+        elif quantity != "HVP":
+            import torch
+
+            runs["torch"] = _torch_run(loss, quantity, arrays, lambda f: f)
+            if "torch.compile" not in missing:
+                runs["torch.compile"] = _torch_run(loss, quantity, arrays, torch.compile)
+    return runs, memory
+
+
+def _turns(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
+    """The time of one call of each, turn by turn."""
+    repeats = {}
+    for name, run in runs.items():
+        run()  # the first call compiles, or finds its memory
+        repeats[name] = max(1, round(2e-3 / _seconds(run, 1)))
+    turns: list[dict[str, float]] = []
+    started = time.perf_counter()
+    while len(turns) < TURNS or time.perf_counter() - started < seconds:
+        # Each turn starts with another one, so that nobody always runs after the same neighbour.
+        first = len(turns) % len(runs)
+        order = [*runs][first:] + [*runs][:first]
+        turns.append({name: _seconds(runs[name], repeats[name]) for name in order})
+    return {name: np.array([turn[name] for turn in turns]) for name in runs}
+
+
+def _seconds(run: Run, repeats: int) -> float:
+    started = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - started) / repeats
+
+
+# --- Calls that are not compiled beforehand -----------------------------------------------------------------------
+
+
+def _eager_runs(n: int) -> dict[str, Run]:
+    """Calls outside `jit`; the floor is here what the same call costs inside."""
+    x, y = map(jnp.asarray, _logits(np.random.default_rng(0), n))
+    ours, theirs = jaxbce.binary_cross_entropy_with_logits, _mean(optax.sigmoid_binary_cross_entropy)
+    compiled = jax.jit(ours)
+    return {
+        "floor": lambda: compiled(x, y).block_until_ready(),
+        "jaxbce": lambda: ours(x, y).block_until_ready(),
+        "optax": lambda: theirs("mean", x, y).block_until_ready(),
+        "by hand": lambda: _by_hand(x, y).mean().block_until_ready(),
+    }
+
+
+def _compile_runs(case: Case) -> dict[str, Run]:
+    """Tracing and compiling a step from nothing."""
+    arrays = [jnp.asarray(array) for array in case.arrays(np.random.default_rng(0), 1000)]
+
+    def run(loss: Loss) -> None:
+        jax.clear_caches()
+        jax.jit(_jax_function(loss, "value_and_grad")).lower(*arrays).compile()
+
+    jax_libraries = {name: loss for name, loss in case.losses.items() if name not in ("torch", "Keras")}
+    return {name: functools.partial(run, loss) for name, loss in jax_libraries.items()}
+
+
+# --- What is shown ------------------------------------------------------------------------------------------------
+
+PEERS = ("optax", "torch", "torch.compile", "Keras", "by hand")
+
+
+def _row(title: str, what: str, n: int, times: dict[str, np.ndarray], memory: dict[str, float]) -> list[str]:
+    def ratio(name: str) -> str:
+        if name not in times:
+            return "—"
+        low, median, high = np.quantile(times["jaxbce"] / times[name], (0.25, 0.5, 0.75))
+        return f"{median:.2f} ({low:.2f}–{high:.2f})"
+
+    peers = {name: f"{memory[name]:.2f}" for name in ("jaxbce", "optax") if name in memory}
+    own = f"{np.median(times['jaxbce']) * 1e3:.3g}"
+    return [title, what, f"{n:.0e}".replace("+0", ""), own, *map(ratio, ("floor", *PEERS)), ", ".join(peers.values())]
+
+
+def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
+    """Time of one entry, by row and contender."""
+    figure, axes = plt.subplots(figsize=(11, 0.55 * len(bars) + 1.5), layout="constrained")
+    names = [name for name in ("jaxbce", *PEERS) if any(name in row for row in bars.values())]
+    height = 0.8 / len(names)
+    for i, name in enumerate(names):
+        found = [(r, row[name]) for r, row in enumerate(bars.values()) if name in row]
+        axes.barh([r + (i - len(names) / 2) * height for r, _ in found], [t for _, t in found], height, label=name)
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("nanoseconds per entry (value and gradient of the mean); shorter is faster")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _machine(missing: set[str]) -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    device = jax.devices()[0]
+    names = ["jax", "jaxlib", "optax", *({"torch", "keras"} - {name.lower() for name in missing})]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    where = f"{os.cpu_count()} × {model}" if device.platform == "cpu" else device.device_kind
+    return f"{where}; {versions}." + (f" Not installed: {', '.join(sorted(missing))}." if missing else "")
+
+
+def _missing(compile_torch: bool) -> set[str]:
+    missing = set() if compile_torch else {"torch.compile"}
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    for name, module in (("torch", "torch"), ("Keras", "keras")):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            missing |= {name, "torch.compile"} if name == "torch" else {name}
+    return missing
+
+
+def main() -> None:
+    """Print the table and draw the chart."""
+    parser = argparse.ArgumentParser(description="Time and memory of jaxbce beside its peers.")
+    parser.add_argument("--size", type=float, default=1e7, help="entries of every loss")
+    parser.add_argument("--sizes", type=float, nargs="*", default=[1e3, 1e4, 1e5, 1e6, 1e8], help="of the plain one")
+    parser.add_argument("--losses", default="", help="only those whose title contains this")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for the turns of one row")
+    parser.add_argument("--no-torch-compile", action="store_true", help="leave torch.compile out: it compiles long")
+    parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="where to save the chart")
+    options = parser.parse_args()
+    missing = _missing(not options.no_torch_compile)
+    cases = [case for case in _cases() if options.losses in case.title]
+    todo = [(case, quantity, int(options.size)) for case in cases for quantity in QUANTITIES]
+    todo += [(cases[0], quantity, int(n)) for n in options.sizes for quantity in QUANTITIES]
+    table, bars = [], {}
+    for case, quantity, n in tqdm(todo, disable=None):
+        runs, memory = _runs(case, quantity, n, missing)
+        times = _turns(runs, options.seconds)
+        table.append(_row(case.title, quantity, n, times, memory))
+        if quantity == "value_and_grad":
+            bars[f"{case.title}, {n:.0e}"] = {name: np.median(t) / n * 1e9 for name, t in times.items()}
+    for n in (1_000, 1_000_000):
+        table.append(_row(cases[0].title, "eager mean", n, _turns(_eager_runs(n), options.seconds), {}))
+    for case in cases:
+        table.append(_row(case.title, "trace + compile", 1_000, _turns(_compile_runs(case), options.seconds), {}))
+    header = ["loss", "quantity", "N", "ms", *(f"× {name}" for name in ("floor", *PEERS)), "temp: ours, optax"]
+    for row in (header, ["---"] * len(header), *table):
+        print("|", " | ".join(row), "|")
+    print()
+    print(_machine(missing))
+    _chart(options.chart, bars)
+
+
+if __name__ == "__main__":
+    matplotlib.use("Agg")
+    main()
