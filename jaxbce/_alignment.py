@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxbce._domains import DOMAINS
-from jaxbce._numerics import nan_where_negative
+from jaxbce._numerics import nan_outside
 
 
 class Admitted(NamedTuple):
@@ -26,13 +26,14 @@ class Admitted(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """The same in one dtype and one shape, the labels smoothed."""
+    """The same in one dtype and one shape, the labels smoothed, and whether XLA fuses the loss with its reduction."""
 
     predictions: Array
     labels: Array
     parameters: dict[str, Array | None]
     weight: Array | None
     where: Array | None
+    fused: bool
 
 
 def compute_dtype(array: Array) -> type[np.floating]:
@@ -59,11 +60,11 @@ def fit(value: Array, like: Array, where: Array | None, fill: float) -> Array:
 
 def guard(value: Array, name: str) -> Array:
     """`value` within the domain of the argument `name`, NaN outside, where under a transform no check can refuse it."""
-    high = min(DOMAINS[name].high, float(np.finfo(value.dtype).max))
-    return nan_where_negative(value, jnp.minimum(value, high - value))
+    high = DOMAINS[name].high
+    return nan_outside(value, value if high == np.inf else jnp.minimum(value, high - value))
 
 
-def align(given: Admitted, safe_prediction: float) -> Aligned:
+def align(given: Admitted, safe_prediction: float, *, reduced: bool) -> Aligned:
     """The admitted arrays in one dtype and one shape, with harmless values where the mask hides them."""
     like = given.predictions
     where = None if given.where is None else spread(given.where, like)
@@ -79,6 +80,7 @@ def align(given: Admitted, safe_prediction: float) -> Aligned:
         {name: fitted(value, name) for name, value in given.parameters.items()},
         fitted(given.weight, "weight"),
         where,
+        fused=reduced and where is None,  # A mask is a select, which XLA on CPU does not fuse.
     )
 
 

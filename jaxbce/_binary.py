@@ -87,7 +87,7 @@ def binary_cross_entropy_with_logits(
 
 @elementwise(safe_prediction=0.0)
 def from_logits(given: Aligned) -> Array:
-    return logit_loss(given.predictions, given.labels, **given.parameters)
+    return logit_loss(given.predictions, given.labels, given.parameters["pos_weight"], given.fused)
 
 
 def binary_cross_entropy(

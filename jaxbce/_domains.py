@@ -6,14 +6,11 @@ import numpy as np
 
 
 class Domain(NamedTuple):
-    """[0, high], the rule in words, and what to do about a value outside it."""
+    """The finite numbers of [0, high], the rule in words, and what to do about a value outside it."""
 
     high: float
     rule: str
     remedy: str
-
-
-_FINITE = float(np.finfo(np.float64).max)
 
 
 def _unit(remedy: str) -> Domain:
@@ -21,7 +18,7 @@ def _unit(remedy: str) -> Domain:
 
 
 def _weight(remedy: str) -> Domain:
-    return Domain(_FINITE, "be finite and not negative", remedy)
+    return Domain(np.inf, "be finite and not negative", remedy)
 
 
 _EXPONENT = _weight("0 leaves the cross-entropy as it is; more counts easy examples less.")

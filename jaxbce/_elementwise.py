@@ -27,10 +27,11 @@ def elementwise(safe_prediction: float) -> Callable[[Callable[[Aligned], Array]]
     """
 
     def decorate(mathematics: Callable[[Aligned], Array]) -> Core:
-        @apart
-        def losses(given: Admitted) -> Array:
-            aligned = align(given, safe_prediction)
+        def losses(given: Admitted, *, reduced: bool) -> Array:
+            aligned = align(given, safe_prediction, reduced=reduced)
             return included(weigh(mathematics(aligned), aligned.weight), aligned.where)
+
+        losses_to_reduce, losses_to_return = (apart(functools.partial(losses, reduced=r)) for r in (True, False))
 
         # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
@@ -38,7 +39,8 @@ def elementwise(safe_prediction: float) -> Callable[[Callable[[Aligned], Array]]
             like = given.predictions
             where = None if given.where is None else spread(given.where, like)
             weight = None if given.weight is None else fit(given.weight, like, where, 0.0)
-            return reduce(losses(given), weight, where, axis, reduction)
+            weighed = losses_to_return(given) if reduction == "none" else losses_to_reduce(given)
+            return reduce(weighed, weight, where, axis, reduction)
 
         return core
 

@@ -2,7 +2,7 @@
 
     ℓ(x, y, w) = -[w·y·log σ(x) + (1 - y)·log σ(-x)]
                = a·softplus(-x) + b·softplus(x)                            with a = w·y, b = 1 - y
-               = a·max(-x, 0) + b·max(x, 0) + (a + b)·log1p(exp(-|x|)).
+               = (b if x > 0 else a)·|x| + (a + b)·log1p(exp(-|x|)).
 
 For y in [0, 1] and w ≥ 0 every term is non-negative, so nothing cancels. `pos_weight` may be None, which stands for
 w = 1 and spares its cost: a + b is 1 then.
@@ -25,16 +25,24 @@ def _total(labels: Array, pos_weight: Array | None, value: Array) -> Array:
     return (a + b) * value
 
 
-@jax.custom_jvp
-def logit_loss(x: Array, labels: Array, pos_weight: Array | None) -> Array:
-    """ℓ(x, y, w)."""
+def _stake(x: Array, labels: Array, pos_weight: Array | None) -> Array:
+    """What multiplies |x|: b where x > 0 and a where x < 0."""
+    side = jnp.sign(x)
+    if pos_weight is None:
+        return jnp.abs(jnp.maximum(side, 0.0) - labels)
     a, b = coefficients(labels, pos_weight)
-    kink = product(b, jnp.maximum(x, 0.0)) + product(a, -jnp.minimum(x, 0.0))
-    return kink + _total(labels, pos_weight, log1p_exp(x))
+    return jnp.maximum(b * side, -(a * side))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def logit_loss(x: Array, labels: Array, pos_weight: Array | None, fused: bool = False) -> Array:
+    """ℓ(x, y, w); `fused` says that a reduction follows which XLA fuses with it."""
+    kink = product(_stake(x, labels, pos_weight), jnp.abs(x))
+    return kink + _total(labels, pos_weight, log1p_exp(x, fused=fused))
 
 
 @functools.partial(logit_loss.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
+def _(fused: bool, primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, labels, pos_weight = primals
     terms = [(lambda: logit_slope(x, labels, pos_weight), tangents[0])]
     if pos_weight is None:
@@ -42,7 +50,7 @@ def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array,
     else:
         terms += [(lambda: _label_slope(x, pos_weight), tangents[1])]
         terms += [(lambda: product(labels, softplus(-x)), tangents[2])]
-    return logit_loss(x, labels, pos_weight), directional(*terms)
+    return logit_loss(x, labels, pos_weight, fused), directional(*terms)
 
 
 @jax.custom_jvp
@@ -50,7 +58,7 @@ def logit_slope(x: Array, labels: Array, pos_weight: Array | None) -> Array:
     """∂ℓ/∂x = b·σ(x) - a·σ(-x), from q = σ(-|x|) alone: 1 - q would lose the tail."""
     a, b = coefficients(labels, pos_weight)
     q = _total(labels, pos_weight, lesser_sigmoid(x))
-    return jnp.where(x >= -x, b - q, q - a)
+    return jnp.where(x >= 0.0, b - q, q - a)
 
 
 @functools.partial(logit_slope.defjvp, symbolic_zeros=True)

@@ -33,15 +33,16 @@ def directional(*terms: tuple[Callable[[], Array], Tangent]) -> Array:
 
 
 @jax.custom_jvp
-def nan_where_negative(value: Array, margin: Array) -> Array:
-    """`value` where margin ≥ 0, NaN elsewhere, in value and derivative: min(√margin, 0) is 0 or NaN."""
-    return value + jnp.minimum(jnp.sqrt(margin), 0.0)
+def nan_outside(value: Array, margin: Array) -> Array:
+    """`value` where margin is finite and ≥ 0, NaN elsewhere, in value and derivative: √margin - √margin is 0 or NaN."""
+    root = jnp.sqrt(margin)
+    return value + (root - root)
 
 
-@nan_where_negative.defjvp
+@nan_outside.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     value, margin = primals
-    return nan_where_negative(value, margin), nan_where_negative(jnp.ones_like(value), margin) * tangents[0]
+    return nan_outside(value, margin), nan_outside(jnp.ones_like(value), margin) * tangents[0]
 
 
 @jax.custom_jvp
@@ -80,15 +81,14 @@ def lesser_sigmoid(x: Array) -> Array:
     m/(1 + m) rounds twice at full weight, and is off by up to 2.2 ulp; m - m·t with t = m/(1 + m) ≤ 1/2 rounds mostly
     in a term that is small, and is off by up to 1.9. Doubled throughout, which is exact.
     """
-    m = 2.0 * jnp.exp(jnp.minimum(x, -x))
+    m = 2.0 * jnp.exp(-jnp.abs(x))
     return 0.5 * (m - m * (m / (m + 2.0)))
 
 
 @jax.custom_jvp
 def sigmoid(x: Array) -> Array:
-    """σ(x) = 1 / (1 + exp(-x))."""
-    q = lesser_sigmoid(x)
-    return jnp.where(x >= -x, 1.0 - q, q)
+    """σ(x) = 1 / (1 + exp(-x)): with q = σ(-|x|), it is |1 - q| where x > 0 and |0 - q| elsewhere."""
+    return jnp.abs(jnp.maximum(jnp.sign(x), 0.0) - lesser_sigmoid(x))
 
 
 @sigmoid.defjvp
@@ -98,9 +98,25 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return sigmoid(x), sigmoid(x) * sigmoid(-x) * tangents[0]
 
 
-def log1p_exp(x: Array) -> Array:
-    """log(1 + exp(-|x|)) = softplus(x) - max(x, 0), in (0, log 2]."""
-    return jnp.log1p(jnp.exp(-jnp.abs(x)))
+# Chebyshev interpolation of log1p(m)/m on [0, 1] at degree 9, off by 5e-9 of itself; highest power first.
+_LOG1P = (
+    *(-0.003176057, 0.019542528, -0.056373615, 0.105436236, -0.15269667),
+    *(0.19663274, -0.24951616, 0.3332971, -0.49999893, 1.0),
+)
+
+
+def log1p_exp(x: Array, *, fused: bool = False) -> Array:
+    """log(1 + exp(-|x|)) = softplus(x) - max(x, 0), in (0, log 2].
+
+    In float32 a polynomial is nearer than XLA's log1p on CPU (1.5 ulp against 2.5), and faster in a loop of its own. In
+    one that XLA has `fused` with a reduction every operation costs a pass over a tile, and log1p is one operation.
+    """
+    m = jnp.exp(-jnp.abs(x))
+    if fused or m.dtype != jnp.float32:
+        return jnp.log1p(m)
+    return m * functools.reduce(
+        lambda sum_, coefficient: sum_ * m + coefficient, _LOG1P[1:], jnp.full_like(m, _LOG1P[0])
+    )
 
 
 @jax.custom_jvp

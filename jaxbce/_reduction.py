@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxbce._alignment import fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_values, admit_weight
@@ -118,18 +119,19 @@ def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tu
     if weight is not None:
         return Average(total, _sum(included(weight, where), axis))
     if where is not None:
-        return Average(total, _sum(where.astype(weighed.dtype), axis))
+        # XLA on CPU counts 0 and 1 several times faster in a narrow dtype. They are summed in that of the losses.
+        return Average(total, _sum(where.astype(jnp.bfloat16), axis, weighed.dtype))
     return Average(total, jnp.full_like(total, _number(weighed, axis)))
 
 
-def _sum(values: Array, axis: tuple[int, ...] | None) -> Array:
+def _sum(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array:
     if values.ndim < 7:
-        return jnp.sum(values, axis)
+        return jnp.sum(values, axis, dtype)
     # XLA on CPU (jaxlib 0.10.2) crashes on reductions of rank 7 with an axis of size 1 (jax#40412): without those.
     axes = tuple(range(values.ndim)) if axis is None else axis
     wide = [a for a in range(values.ndim) if values.shape[a] != 1]
     narrow = [a for a in range(values.ndim) if a not in wide]
-    total = jnp.sum(jnp.squeeze(values, narrow), tuple(wide.index(a) for a in axes if a in wide))
+    total = jnp.sum(jnp.squeeze(values, narrow), tuple(wide.index(a) for a in axes if a in wide), dtype)
     return total.reshape([values.shape[a] for a in range(values.ndim) if a not in axes])
 
 
