@@ -3,7 +3,7 @@
 It is traced: all of it runs inside the compiled core of a loss, where it costs no pass of its own.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,29 @@ import numpy as np
 from jax import Array
 
 from jaxbce._domains import DOMAINS
-from jaxbce._numerics import nan_outside
+from jaxbce._numerics import Whole, nan_outside
 
 
 class Admitted(NamedTuple):
-    """The checked arrays of a call of a binary loss; `parameters` are those of its own, under their public names."""
+    """The checked arrays of a call of a binary loss.
+
+    `parameters` are those of its own, under their public names: arrays, None, or a whole exponent.
+    """
 
     predictions: Array
     labels: Array
-    parameters: dict[str, Array | None]
+    parameters: dict[str, Any]
     weight: Array | None
     label_smoothing: Array | None
     where: Array | None
 
 
 class Aligned(NamedTuple):
-    """The same in one dtype and one shape, the labels smoothed, and whether XLA fuses the loss with its reduction."""
+    """The same in one dtype and one shape, the labels smoothed; `fused` if XLA takes the loss into a reduction."""
 
     predictions: Array
     labels: Array
-    parameters: dict[str, Array | None]
+    parameters: dict[str, Any]
     weight: Array | None
     where: Array | None
     fused: bool
@@ -64,13 +67,13 @@ def guard(value: Array, name: str) -> Array:
     return nan_outside(value, value if high == np.inf else jnp.minimum(value, high - value))
 
 
-def align(given: Admitted, safe_prediction: float, *, reduced: bool) -> Aligned:
+def align(given: Admitted, safe_prediction: float, *, fused: bool) -> Aligned:
     """The admitted arrays in one dtype and one shape, with harmless values where the mask hides them."""
     like = given.predictions
     where = None if given.where is None else spread(given.where, like)
 
-    def fitted(value: Array | None, name: str) -> Array | None:
-        return None if value is None else guard(fit(value, like, where, 0.0), name)
+    def fitted(value: Any, name: str) -> Any:
+        return value if value is None or isinstance(value, Whole) else guard(fit(value, like, where, 0.0), name)
 
     labels = fit(given.labels, like, where, 0.0)
     labels = labels if given.labels.dtype == jnp.bool_ else guard(labels, "labels")
@@ -80,7 +83,7 @@ def align(given: Admitted, safe_prediction: float, *, reduced: bool) -> Aligned:
         {name: fitted(value, name) for name, value in given.parameters.items()},
         fitted(given.weight, "weight"),
         where,
-        fused=reduced and where is None,  # A mask is a select, which XLA on CPU does not fuse.
+        fused,
     )
 
 

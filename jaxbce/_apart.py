@@ -10,15 +10,18 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 
-def apart(losses: Callable[..., Array]) -> Callable[..., Array]:
+def apart(losses: Callable[..., Array], *, stored: bool = False) -> Callable[..., Array]:
     """`losses`, elementwise, with derivatives that are computed from the arguments afresh.
 
     A training step reduces the losses in one loop and writes their slopes in another. Whatever the two have in common,
     a label that both convert, if only the broadcast of a 1, XLA on CPU computes once and stores in the size of the
     logits, which costs more than to compute it twice. So the rule sees its arguments through an optimization barrier,
     behind which nothing is recognised as the same, and with a leading axis of 1, so that constants differ in shape.
+
+    `stored` values come out of a loop of their own: of a long formula XLA would take the end alone into the loop of a
+    reduction, and store what that needs, which is several arrays.
     """
-    apart_losses = jax.custom_jvp(losses)
+    apart_losses = jax.custom_jvp(_store(losses) if stored else losses)
 
     @functools.partial(apart_losses.defjvp, symbolic_zeros=True)
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
@@ -33,6 +36,16 @@ def apart(losses: Callable[..., Array]) -> Callable[..., Array]:
         return value, change.reshape(value.shape)
 
     return apart_losses
+
+
+def _store(losses: Callable[..., Array]) -> Callable[..., Array]:
+    """`losses`, ended by a select, which changes nothing and which XLA takes into no reduction."""
+
+    def stored(*args: Any) -> Array:
+        values = losses(*args)
+        return jnp.where(jnp.isnan(values), jnp.nan, values)
+
+    return stored
 
 
 def _lift(leaf: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from jax import Array
 
-from jaxbce._alignment import Aligned, guard
+from jaxbce._alignment import Aligned
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
 from jaxbce._logit_loss import logit_loss
@@ -165,4 +165,4 @@ def binary_cross_entropy(
 
 @elementwise(safe_prediction=0.5)
 def _from_probs(given: Aligned) -> Array:
-    return prob_loss(guard(given.predictions, "probs"), given.labels, **given.parameters)
+    return prob_loss(given.predictions, given.labels, **given.parameters)

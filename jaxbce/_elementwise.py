@@ -20,18 +20,21 @@ class Core(Protocol):
     def __call__(self, given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array: ...
 
 
-def elementwise(safe_prediction: float) -> Callable[[Callable[[Aligned], Array]], Core]:
+def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Callable[[Aligned], Array]], Core]:
     """A decorator that makes the core of a loss of its mathematics, the cost of each entry before weight and mask.
 
-    `safe_prediction` is what the mathematics sees where the mask hides an entry.
+    `safe_prediction` is what the mathematics sees where the mask hides an entry. `fusible` mathematics is short, and of
+    operations that XLA on CPU takes into the loop of a reduction: no select, comparison or clamp.
     """
 
     def decorate(mathematics: Callable[[Aligned], Array]) -> Core:
-        def losses(given: Admitted, *, reduced: bool) -> Array:
-            aligned = align(given, safe_prediction, reduced=reduced)
+        def losses(given: Admitted, *, fused: bool) -> Array:
+            aligned = align(given, safe_prediction, fused=fused)
             return included(weigh(mathematics(aligned), aligned.weight), aligned.where)
 
-        losses_to_reduce, losses_to_return = (apart(functools.partial(losses, reduced=r)) for r in (True, False))
+        fused = apart(functools.partial(losses, fused=True))
+        stored = apart(functools.partial(losses, fused=False), stored=True)
+        returned = apart(functools.partial(losses, fused=False))
 
         # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
@@ -39,8 +42,10 @@ def elementwise(safe_prediction: float) -> Callable[[Callable[[Aligned], Array]]
             like = given.predictions
             where = None if given.where is None else spread(given.where, like)
             weight = None if given.weight is None else fit(given.weight, like, where, 0.0)
-            weighed = losses_to_return(given) if reduction == "none" else losses_to_reduce(given)
-            return reduce(weighed, weight, where, axis, reduction)
+            if reduction == "none":
+                return returned(given)
+            # A mask is a select.
+            return reduce((fused if fusible and where is None else stored)(given), weight, where, axis, reduction)
 
         return core
 

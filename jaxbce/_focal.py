@@ -7,7 +7,7 @@ from jaxbce._alignment import Aligned
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
 from jaxbce._modulated_loss import modulated_loss
-from jaxbce._numerics import product
+from jaxbce._numerics import exponent, product
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -78,7 +78,7 @@ def sigmoid_focal_loss(
         "logits",
         logits,
         labels,
-        {"gamma": gamma, "alpha": alpha},
+        {"gamma": exponent(gamma), "alpha": alpha},
         weight=weight,
         label_smoothing=label_smoothing,
         where=where,
@@ -91,7 +91,7 @@ def sigmoid_focal_loss(
 @elementwise(safe_prediction=0.0)
 def _focal(given: Aligned) -> Array:
     labels, alpha = given.labels, given.parameters["alpha"]
-    losses = modulated_loss(given.predictions, labels, given.parameters["gamma"], None)
+    losses = modulated_loss(given.predictions, labels, given.parameters["gamma"], None, given.fused)
     return losses if alpha is None else product(alpha * labels + (1.0 - alpha) * (1.0 - labels), losses)
 
 
@@ -161,7 +161,7 @@ def asymmetric_loss(
         "logits",
         logits,
         labels,
-        {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "margin": margin},
+        {"gamma_pos": exponent(gamma_pos), "gamma_neg": exponent(gamma_neg), "margin": margin},
         weight=weight,
         label_smoothing=label_smoothing,
         where=where,
@@ -171,9 +171,9 @@ def asymmetric_loss(
     return _asymmetric(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.0)
+@elementwise(safe_prediction=0.0, fusible=False)
 def _asymmetric(given: Aligned) -> Array:
-    logits, labels, parameters = given.predictions, given.labels, given.parameters
-    positive = modulated_loss(logits, jnp.ones_like(labels), parameters["gamma_pos"], None)
-    negative = modulated_loss(logits, jnp.zeros_like(labels), parameters["gamma_neg"], parameters["margin"])
+    logits, labels, own = given.predictions, given.labels, given.parameters
+    positive = modulated_loss(logits, jnp.ones_like(labels), own["gamma_pos"], None)
+    negative = modulated_loss(logits, jnp.zeros_like(labels), own["gamma_neg"], own["margin"])
     return product(labels, positive) + product(1.0 - labels, negative)

@@ -16,6 +16,7 @@ from jax import Array
 from jaxbce._alignment import Admitted, compute_dtype, spread
 from jaxbce._checks import checked
 from jaxbce._domains import DOMAINS
+from jaxbce._numerics import Whole
 from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
@@ -36,7 +37,7 @@ def admit(
     name: str,
     predictions: ArrayLike,
     labels: ArrayLike,
-    parameters: Mapping[str, ArrayLike | None],
+    parameters: Mapping[str, ArrayLike | Whole | None],
     *,
     weight: ArrayLike | None,
     label_smoothing: ArrayLike,
@@ -57,7 +58,10 @@ def admit(
     given = Admitted(
         array,
         within(function, "labels", _labels(target, labels), mask, array),
-        {name: admit_weight(target, name, value, mask) for name, value in parameters.items()},
+        {
+            name: value if isinstance(value, Whole) else admit_weight(target, name, value, mask)
+            for name, value in parameters.items()
+        },
         admit_weight(target, "weight", weight, mask),
         admit_smoothing(function, label_smoothing),
         mask,

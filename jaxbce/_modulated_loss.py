@@ -22,10 +22,22 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._logit_loss import logit_loss, logit_slope
-from jaxbce._numerics import Tangent, directional, product, sigmoid, softplus
+from jaxbce._numerics import (
+    Exponent,
+    Tangent,
+    Whole,
+    directional,
+    log1p_exp,
+    number,
+    power,
+    product,
+    sigmoid,
+    softplus,
+)
 
 _BEYOND = 1e4
-"""At logits beyond it r has long underflowed to 0: with ℓ taken here, r·ℓ is 0 and not 0·inf, in every derivative."""
+"""At logits beyond it p and q are 0 and 1. Slopes are those at this logit, where r·ℓ is 0 and not 0·inf, in every
+derivative."""
 
 
 def _error(x: Array, labels: Array, margin: Array | None) -> Array:
@@ -58,23 +70,25 @@ def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array,
 
 
 @jax.custom_jvp
-def _modulator(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
+def _modulator(x: Array, labels: Array, gamma: Exponent, margin: Array | None) -> Array:
     """u^γ."""
-    return jnp.power(_error(x, labels, margin), gamma)
+    return power(_error(x, labels, margin), gamma)
 
 
 @functools.partial(_modulator.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, labels, gamma, margin = primals
-    power, u = _modulator(*primals), _error(x, labels, margin)
+    modulator, u = _modulator(*primals), _error(x, labels, margin)
+    rate = modulator * number(gamma)
     terms = [
-        (lambda: power * gamma * _relative_slope(x, labels, margin), tangents[0]),
-        (lambda: power * gamma * _over(sigmoid(-x) - sigmoid(x), u), tangents[1]),
-        (lambda: power * _log_error(x, labels, margin), tangents[2]),
+        (lambda: rate * _relative_slope(x, labels, margin), tangents[0]),
+        (lambda: rate * _over(sigmoid(-x) - sigmoid(x), u), tangents[1]),
     ]
+    if not isinstance(gamma, Whole):
+        terms += [(lambda: modulator * _log_error(x, labels, margin), tangents[2])]
     if margin is not None:
-        terms += [(lambda: -power * _over(gamma, u), tangents[3])]
-    return power, directional(*terms)
+        terms += [(lambda: -_over(rate, u), tangents[3])]
+    return modulator, directional(*terms)
 
 
 def _log_error(x: Array, labels: Array, margin: Array | None) -> Array:
@@ -86,37 +100,40 @@ def _log_error(x: Array, labels: Array, margin: Array | None) -> Array:
     return jnp.where(u > 0.5, jnp.log1p(-jnp.minimum(missing, 0.5)), jnp.log(jnp.where(u == 0.0, 1.0, u)))
 
 
-@jax.custom_jvp
-def modulated_loss(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
-    """F(x, y, γ, m)."""
-    return product(_modulator(x, labels, gamma, margin), _unmodulated(x, labels, margin))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def modulated_loss(x: Array, labels: Array, gamma: Exponent, margin: Array | None, fused: bool = False) -> Array:
+    """F(x, y, γ, m); `fused` says that a reduction follows which XLA fuses with it."""
+    return product(_modulator(x, labels, gamma, margin), _unmodulated(x, labels, margin, fused))
 
 
 @functools.partial(modulated_loss.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
+def _(fused: bool, primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, labels, gamma, margin = primals
     terms = [
         (lambda: _modulated_slope(x, labels, gamma, margin), tangents[0]),
         (lambda: _label_slope(x, labels, gamma), tangents[1]),
-        (lambda: _gamma_slope(x, labels, gamma, margin), tangents[2]),
     ]
+    if not isinstance(gamma, Whole):
+        terms += [(lambda: _gamma_slope(x, labels, gamma, margin), tangents[2])]
     if margin is not None:
         terms += [(lambda: _margin_slope(x, labels, gamma, margin), tangents[3])]
-    return modulated_loss(*primals), directional(*terms)
+    return modulated_loss(*primals, fused), directional(*terms)
 
 
-def _modulated_slope(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
+def _modulated_slope(x: Array, labels: Array, gamma: Exponent, margin: Array | None) -> Array:
     """∂F/∂x = u^γ·(γ·r·ℓ + ℓ')."""
-    loss = _unmodulated(_near(x), labels, margin)
+    x = _near(x)
     slope = logit_slope(x, labels, None) if margin is None else _shifted_slope(x, margin)
-    return _modulator(x, labels, gamma, margin) * (gamma * _relative_slope(x, labels, margin) * loss + slope)
+    change = number(gamma) * _relative_slope(x, labels, margin) * _unmodulated(x, labels, margin)
+    return _modulator(x, labels, gamma, margin) * (change + slope)
 
 
-def _label_slope(x: Array, labels: Array, gamma: Array) -> Array:
+def _label_slope(x: Array, labels: Array, gamma: Exponent) -> Array:
     """∂F/∂y = u^γ·(γ·(q - p)/u·ℓ - x). No label but 0, a constant, meets a margin."""
-    power, u = _modulator(x, labels, gamma, None), _error(x, labels, None)
-    change = product(power, jnp.maximum(-x, 0.0)) - product(power, jnp.maximum(x, 0.0))
-    return power * gamma * _over(sigmoid(-x) - sigmoid(x), u) * logit_loss(_near(x), labels, None) + change
+    modulator, u = _modulator(x, labels, gamma, None), _error(x, labels, None)
+    change = product(modulator, jnp.maximum(-x, 0.0)) - product(modulator, jnp.maximum(x, 0.0))
+    rate = modulator * number(gamma)
+    return rate * _over(sigmoid(-x) - sigmoid(x), u) * logit_loss(_near(x), labels, None) + change
 
 
 def _gamma_slope(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
@@ -125,11 +142,11 @@ def _gamma_slope(x: Array, labels: Array, gamma: Array, margin: Array | None) ->
     return _modulator(x, labels, gamma, margin) * _log_error(x, labels, margin) * loss
 
 
-def _margin_slope(x: Array, labels: Array, gamma: Array, margin: Array) -> Array:
+def _margin_slope(x: Array, labels: Array, gamma: Exponent, margin: Array) -> Array:
     """∂F/∂m = -u^γ·(γ·ℓ/u + 1/(1 - u)), at u > 0."""
     u = _error(x, labels, margin)
     remaining = jnp.minimum(sigmoid(-x) + margin, 1.0)
-    change = gamma * _over(_shifted_loss(x, margin), u) + _over(jnp.sign(u), remaining)
+    change = number(gamma) * _over(_shifted_loss(x, margin), u) + _over(jnp.sign(u), remaining)
     return -_modulator(x, labels, gamma, margin) * change
 
 
@@ -137,23 +154,24 @@ def _near(x: Array) -> Array:
     return jnp.clip(x, -_BEYOND, _BEYOND)
 
 
-def _unmodulated(x: Array, labels: Array, margin: Array | None) -> Array:
+def _unmodulated(x: Array, labels: Array, margin: Array | None, fused: bool = False) -> Array:
     """ℓ."""
-    return logit_loss(x, labels, None) if margin is None else _shifted_loss(x, margin)
+    return logit_loss(x, labels, None, fused) if margin is None else _shifted_loss(x, margin)
 
 
 # --- The negative part behind a margin ----------------------------------------------------------------------------
 #
 # ℓ = -log(1 - u) with u = max(p - m, 0) and 1 - u = min(q + m, 1)
 #   = log1p(u / (1 - u))                     for small u
-#   = -logaddexp(log q, log m)               for large u, where q alone would underflow
+#   = min(A, B) - log1p(exp(-|A - B|))       for large u, where q alone would underflow: A = -log q, B = -log m
 
 
 @jax.custom_jvp
 def _shifted_loss(x: Array, margin: Array) -> Array:
-    u = jnp.maximum(sigmoid(x) - margin, 0.0)
+    u, from_q, from_m = jnp.maximum(sigmoid(x) - margin, 0.0), softplus(x), -jnp.log(margin)
     small = jnp.minimum(u, 0.5)
-    return jnp.where(u < 0.5, jnp.log1p(small / (1.0 - small)), -jnp.logaddexp(-softplus(x), jnp.log(margin)))
+    large = jnp.minimum(from_q, from_m) - log1p_exp(softplus(_near(x)) - from_m)
+    return jnp.where(u < 0.5, jnp.log1p(small / (1.0 - small)), large)
 
 
 @functools.partial(_shifted_loss.defjvp, symbolic_zeros=True)

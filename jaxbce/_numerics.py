@@ -9,9 +9,11 @@ reduction into one pass. And derivatives are closed forms, which are differentia
 where it would meet 0·inf, inf - inf or the kink of |x| at 0.
 """
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,9 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-Tangent = Array | SymbolicZero
+from jaxbce._typing import ArrayLike
+
+Tangent: TypeAlias = Array | SymbolicZero
 
 
 def directional(*terms: tuple[Callable[[], Array], Tangent]) -> Array:
@@ -70,6 +74,35 @@ def included(values: Array, where: Array | None) -> Array:
 def coefficients(labels: Array, pos_weight: Array | None) -> tuple[Array, Array]:
     """What multiplies the two halves of a binary loss: w·y, where no weight is w = 1, and 1 - y."""
     return (labels if pos_weight is None else pos_weight * labels), 1.0 - labels
+
+
+# --- Powers -------------------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A whole exponent that is known when a function is traced: products take the place of logarithm and exp."""
+
+    number: int
+
+
+Exponent: TypeAlias = Array | Whole
+
+
+def exponent(value: ArrayLike) -> ArrayLike | Whole:
+    """The value, or what it is as a number that is whole and small."""
+    return Whole(int(value)) if isinstance(value, int | float) and value in range(17) else value
+
+
+def power(base: Array, exponent: Exponent) -> Array:
+    """base^exponent, where 0^0 is 1."""
+    return jax.lax.integer_pow(base, exponent.number) if isinstance(exponent, Whole) else jnp.power(base, exponent)
+
+
+def number(exponent: Exponent) -> Array | float:
+    """The exponent as a factor."""
+    return float(exponent.number) if isinstance(exponent, Whole) else exponent
 
 
 # --- The logistic function ----------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
 
 The clamp at -100 is PyTorch's. Derivatives are those of the unclamped logarithms, and 1/0 reads 1e12: PyTorch's figure
 for the slope of a certain and wrong probability. Nothing divides by 0, which `checkify` would report.
+
+Outside [0, 1] a logarithm is NaN, and so is the loss; the slopes, which would be numbers, are made so.
 """
 
 import functools
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce._numerics import Tangent, coefficients, directional
+from jaxbce._numerics import Tangent, coefficients, directional, nan_outside
 
 _LEAST_LOG = -100.0
 _STEEPEST = 1e12
@@ -59,7 +61,7 @@ def _log_complement(p: Array) -> Array:
         return jnp.maximum(jnp.log1p(-p), _LEAST_LOG)
     # XLA's log1p of -p is off by 128 ulp in float64 (jax#39707), and by 2 ulp of a positive argument.
     odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
-    return jnp.maximum(-jnp.log1p(odds), _LEAST_LOG)
+    return jnp.maximum(nan_outside(-jnp.log1p(odds), 1.0 - p), _LEAST_LOG)
 
 
 @_log_complement.defjvp
@@ -78,13 +80,14 @@ def prob_loss(p: Array, labels: Array, pos_weight: Array | None) -> Array:
 @functools.partial(prob_loss.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     p, labels, pos_weight = primals
+    value, p = prob_loss(p, labels, pos_weight), nan_outside(p, p * (1.0 - p))
     terms = [(lambda: _prob_slope(p, labels, pos_weight), tangents[0])]
     if pos_weight is None:
         terms += [(lambda: _log_complement(p) - _log(p), tangents[1])]
     else:
         terms += [(lambda: _log_complement(p) - pos_weight * _log(p), tangents[1])]
         terms += [(lambda: -labels * _log(p), tangents[2])]
-    return prob_loss(p, labels, pos_weight), directional(*terms)
+    return value, directional(*terms)
 
 
 def _prob_partial_fractions(p: Array, labels: Array, pos_weight: Array | None) -> Array:
