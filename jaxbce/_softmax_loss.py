@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
 
 from jaxbce._numerics import included, product
 
@@ -67,13 +68,22 @@ def _below(x: Array, greatest: Array, scale: float) -> Array:
     return (jnp.minimum(scale * x, greatest) - greatest) / scale
 
 
-def _rows(x: Array, axis: int) -> _Rows:
+def _rows(x: Array, spike: Spike | None, axis: int) -> _Rows:
     maximum, largest = jnp.max(x, axis), float(np.finfo(x.dtype).max)
     greatest = jnp.clip(maximum, -largest, largest)
-    # 1 + S, which has the k maxima in it, and S without any. Below 2 there is one maximum; above, 1 + S has all digits.
-    every = jnp.sum(jnp.exp(_below(x, jnp.expand_dims(greatest, axis), 1.0)), axis)
-    below = _below(x, jnp.expand_dims(greatest, axis), 0.5)
-    others = jnp.where(every < 2.0, jnp.sum(-jnp.sign(below) * jnp.exp(below), axis), every - 1.0)
+    wide = jnp.expand_dims(greatest, axis)
+    if spike is not None and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
+        # S + 1 in two parts: the label's class, and the sum over the others. Where the label is the maximum, the first
+        # is the 1 that is to stay out of S; where it is not, log1p(S) is small beside max(x) - x, and so 1 may cancel.
+        is_other = jnp.sign(jnp.abs(_classes(x, axis, x.dtype) - spike.at.astype(x.dtype)))
+        rest = jnp.sum(is_other * jnp.exp(_below(x, wide, 1.0)), axis)
+        target = jnp.squeeze(_below(_at(x, spike.at, axis), wide, 1.0), axis)
+        every, others = rest + jnp.exp(target), rest + jnp.expm1(target)
+    else:
+        # S + 1 with the k maxima in it, and S without any. Below 2 there is one maximum; above, S + 1 has all digits.
+        every = jnp.sum(jnp.exp(_below(x, wide, 1.0)), axis)
+        below = _below(x, wide, 0.5)
+        others = jnp.where(every < 2.0, jnp.sum(-jnp.sign(below) * jnp.exp(below), axis), every - 1.0)
     undefined = jnp.isinf(maximum) & (every != 1.0)
     reach = jnp.where(maximum == jnp.inf, 2.0, jnp.ones_like(maximum))
     rows = greatest, reach, jnp.where(undefined, jnp.nan, others)
@@ -94,12 +104,12 @@ def _given(tangent: Any) -> TypeGuard[Array]:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_loss(x: Array, labels: Labels, axis: int) -> Array:
     """ℓ(x, a), without the axis of the classes."""
-    greatest, reach, others = _rows(x, axis)
+    greatest, reach, others = _rows(x, labels.spike, axis)
     loss = _sum_of_coefficients(labels, axis) * jnp.log1p(others)
     if labels.dense is not None:
         loss += _total(product(labels.dense, _below(x, greatest, 0.125) * -reach), axis)
     if labels.spike is not None:
-        target = jnp.take_along_axis(x, labels.spike.at, axis)
+        target = _at(x, labels.spike.at, axis)
         loss += product(labels.spike.height, _below(target, greatest, 1.0) * -reach)
     return jnp.squeeze(included(loss, labels.where), axis)
 
@@ -114,34 +124,40 @@ def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Any, Labels]) ->
         terms += [_total(_negative_log_softmax(x, labels.where, axis) * change.dense, axis)]
     if labels.spike is not None and change.spike is not None and _given(change.spike.height):
         each = _negative_log_softmax(x, labels.where, axis)
-        terms += [jnp.take_along_axis(each, labels.spike.at, axis) * change.spike.height]
+        terms += [_at(each, labels.spike.at, axis) * change.spike.height]
     return softmax_loss(x, labels, axis), jnp.squeeze(functools.reduce(operator.add, terms), axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _negative_log_softmax(x: Array, where: Array | None, axis: int) -> Array:
     """∂ℓ/∂a_c = -log p_c."""
-    greatest, reach, others = _rows(x, axis)
-    return included(jnp.log1p(others) - _below(x, greatest, 1.0) * reach, where)
+    greatest, reach, others = _rows(x, None, axis)
+    return _kept(jnp.log1p(others) - _below(x, greatest, 1.0) * reach, where, axis)
 
 
 @functools.partial(_negative_log_softmax.defjvp, symbolic_zeros=True)
 def _(axis: int, primals: tuple[Array, Array | None], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     (x, where), (direction, _) = primals, tangents
-    change = _total(_softmax(x, where, axis) * direction, axis) - direction
-    return _negative_log_softmax(x, where, axis), included(change, where)
+    change = _total(_softmax(x, Labels(None, None, where), axis) * direction, axis) - direction
+    return _negative_log_softmax(x, where, axis), _kept(change, where, axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _slope(x: Array, labels: Labels, axis: int) -> Array:
     """∂ℓ/∂x_c = A·p_c - a_c = (A - a_c)·p_c - a_c·(1 - p_c), where no 1 - 1 loses the tail."""
-    greatest, _, others = _rows(x, axis)
+    greatest, _, others = _rows(x, labels.spike, axis)
     below = _below(x, greatest, 0.25)
+    if labels.dense is None and labels.spike is not None:
+        height, at = labels.spike
+        target = _below(_at(x, at, axis), greatest, 1.0)
+        at_label = -height * ((others - jnp.expm1(target)) / (1.0 + others))
+        slope = jnp.where(_classes(x, axis, at.dtype) == at, at_label, height / (1.0 + others) * jnp.exp(below))
+        return _kept(slope, labels.where, axis)
     p = jnp.exp(below) / (1.0 + others)
     complement = jnp.where(below == 0.0, others / (1.0 + others), 1.0 - p)
     coefficients = _coefficients(labels, x, axis)
     slope = (_sum_of_coefficients(labels, axis) - coefficients) * p - coefficients * complement
-    return included(slope, labels.where)
+    return _kept(slope, labels.where, axis)
 
 
 def _coefficients(labels: Labels, x: Array, axis: int) -> Array:
@@ -150,9 +166,29 @@ def _coefficients(labels: Labels, x: Array, axis: int) -> Array:
     if labels.spike is None:
         return dense
     height, at = labels.spike
-    classes = [x.shape[axis] if a == axis else 1 for a in range(x.ndim)]
-    is_label = jnp.arange(x.shape[axis], dtype=at.dtype).reshape(classes) == at
-    return dense + jnp.where(is_label, height, jnp.zeros_like(height))
+    return dense + jnp.where(_classes(x, axis, at.dtype) == at, height, jnp.zeros_like(height))
+
+
+def _kept(values: Array, where: Array | None, axis: int) -> Array:
+    """Values by class, and 0 where the mask leaves an entry out, which keeps its classes from `first` on.
+
+    To compare the index of each class is faster than to broadcast the mask: over ten classes XLA on CPU needs half the
+    time.
+    """
+    if where is None:
+        return values
+    first = jnp.where(where, 0, values.shape[axis])
+    return jnp.where(_classes(values, axis, first.dtype) >= first, values, jnp.zeros_like(values))
+
+
+def _at(values: Array, index: Array, axis: int) -> Array:
+    """The value of one class for each entry. The index is within bounds, and this spares the looking."""
+    return jnp.take_along_axis(values, index, axis, mode="promise_in_bounds")
+
+
+def _classes(x: Array, axis: int, dtype: DTypeLike) -> Array:
+    """0, 1, ... along the axis of the classes."""
+    return jnp.arange(x.shape[axis], dtype=dtype).reshape([x.shape[a] if a == axis else 1 for a in range(x.ndim)])
 
 
 @functools.partial(_slope.defjvp, symbolic_zeros=True)
@@ -160,36 +196,36 @@ def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Any, Labels]) ->
     (x, labels), (x_tangent, change) = primals, tangents
     terms = []
     if _given(x_tangent):
-        terms += [_sum_of_coefficients(labels, axis) * _softmax_change(x, labels.where, x_tangent, axis)]
+        terms += [_sum_of_coefficients(labels, axis) * _softmax_change(x, labels, x_tangent, axis)]
     dense, spike = change.dense if _given(change.dense) else None, None
     if labels.spike is not None and change.spike is not None and _given(change.spike.height):
         spike = Spike(change.spike.height, labels.spike.at)
     if dense is not None or spike is not None:
         moved = _coefficients(Labels(dense, spike, None), x, axis)
-        terms += [included(_softmax(x, labels.where, axis) * _total(moved, axis) - moved, labels.where)]
+        terms += [_kept(_softmax(x, labels, axis) * _total(moved, axis) - moved, labels.where, axis)]
     return _slope(x, labels, axis), functools.reduce(operator.add, terms)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _softmax(x: Array, where: Array | None, axis: int) -> Array:
+def _softmax(x: Array, labels: Labels, axis: int) -> Array:
     """p_c."""
-    greatest, _, others = _rows(x, axis)
-    return included(jnp.exp(_below(x, greatest, 0.25)) / (1.0 + others), where)
+    greatest, _, others = _rows(x, labels.spike, axis)
+    return _kept(jnp.exp(_below(x, greatest, 0.25)) / (1.0 + others), labels.where, axis)
 
 
 @functools.partial(_softmax.defjvp, symbolic_zeros=True)
-def _(axis: int, primals: tuple[Array, Array | None], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    (x, where), (direction, _) = primals, tangents
-    return _softmax(x, where, axis), _softmax_change(x, where, direction, axis)
+def _(axis: int, primals: tuple[Array, Labels], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    (x, labels), (direction, _) = primals, tangents
+    return _softmax(x, labels, axis), _softmax_change(x, labels, direction, axis)
 
 
-def _softmax_change(x: Array, where: Array | None, direction: Array, axis: int) -> Array:
+def _softmax_change(x: Array, labels: Labels, direction: Array, axis: int) -> Array:
     """Σ_k ∂p_c/∂x_k·d_k = p_c·(d_c - Σ_k p_k·d_k).
 
     What is added to every d_k makes no difference, so that d is taken relative to its mean over the maxima, where p_c
     may be next to 1 and d_c - Σ_k p_k·d_k would cancel.
     """
-    top = (_below(x, _rows(x, axis).greatest, 0.25) == 0.0).astype(x.dtype)
-    p = _softmax(x, where, axis)
+    top = (_below(x, _rows(x, labels.spike, axis).greatest, 0.25) == 0.0).astype(x.dtype)
+    p = _softmax(x, labels, axis)
     relative = direction - _total(top * direction, axis) / jnp.maximum(_total(top, axis), 1.0)
     return p * (relative - _total(p * relative, axis))
