@@ -256,10 +256,12 @@ def _torch_run(loss: Loss, quantity: str, arrays: list[np.ndarray], wrap: Callab
 
 def _floor(quantity: str, arrays: list[np.ndarray]) -> Run:
     inputs = [jnp.asarray(a) for a in arrays if a.size == arrays[0].size]
+    # With class indices, "none" reads all logits and writes a loss for each row of them.
+    writes = quantity in ("value_and_grad", "HVP") or (quantity == "none" and len(inputs) > 1)
 
     def once(*inputs: Any) -> Any:
-        read = functools.reduce(jnp.multiply, inputs)
-        return jnp.sum(read) if quantity == "mean" else read
+        read = functools.reduce(jnp.multiply, (a.astype(inputs[0].dtype) for a in inputs)) * 2
+        return read if writes else jnp.sum(read)
 
     compiled = jax.jit(once).lower(*inputs).compile()
     return lambda: jax.block_until_ready(compiled(*inputs))
@@ -377,11 +379,11 @@ def _machine(missing: set[str]) -> str:
     names = ["jax", "jaxlib", "optax", *({"torch", "keras"} - {name.lower() for name in missing})]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     where = f"{os.cpu_count()} × {model}" if device.platform == "cpu" else device.device_kind
-    return f"{where}; {versions}." + (f" Not installed: {', '.join(sorted(missing))}." if missing else "")
+    return f"{where}; {versions}." + (f" Left out: {', '.join(sorted(missing))}." if missing else "")
 
 
-def _missing(compile_torch: bool) -> set[str]:
-    missing = set() if compile_torch else {"torch.compile"}
+def _missing() -> set[str]:
+    missing = set()
     os.environ.setdefault("KERAS_BACKEND", "jax")
     for name, module in (("torch", "torch"), ("Keras", "keras")):
         try:
@@ -398,10 +400,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="*", default=[1e3, 1e4, 1e5, 1e6, 1e8], help="of the plain one")
     parser.add_argument("--losses", default="", help="only those whose title contains this")
     parser.add_argument("--seconds", type=float, default=3.0, help="for the turns of one row")
-    parser.add_argument("--no-torch-compile", action="store_true", help="leave torch.compile out: it compiles long")
+    parser.add_argument("--without", nargs="*", default=[], choices=PEERS, help="leave these peers out")
     parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="where to save the chart")
     options = parser.parse_args()
-    missing = _missing(not options.no_torch_compile)
+    missing = _missing() | set(options.without)
     cases = [case for case in _cases() if options.losses in case.title]
     todo = [(case, quantity, int(options.size)) for case in cases for quantity in QUANTITIES]
     todo += [(cases[0], quantity, int(n)) for n in options.sizes for quantity in QUANTITIES]

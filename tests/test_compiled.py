@@ -1,0 +1,114 @@
+"""What stands for speed and can be counted: memory beside inputs and results, passes over them, traces."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbce._numerics import _LOG1P, log1p_exp
+from tests.losses import BINARY, FAMILIES
+
+N = 100_000
+
+every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
+every_binary_loss = pytest.mark.parametrize("row", BINARY, ids=lambda row: row.name)
+
+OPTIONS = [(), ("pos_weight",), ("weight",), ("where",)]
+
+
+def compiled(row, names, transform):
+    """A loss and its options, each of the size of the predictions, compiled."""
+    array, mask = jax.ShapeDtypeStruct((N,), jnp.float32), jax.ShapeDtypeStruct((N,), jnp.bool_)
+    arrays = [array, array, *(mask if name == "where" else array for name in names)]
+
+    def loss(x, y, *values):
+        return row(x, y, **dict(zip(names, values, strict=True)))
+
+    return jax.jit(transform(loss)).lower(*arrays).compile()
+
+
+def stored(row, names, transform):
+    """The memory that it needs beside arguments and results, in arrays of the size of the predictions."""
+    return compiled(row, names, transform).memory_analysis().temp_size_in_bytes / (4 * N)
+
+
+@every_binary_loss
+def test_a_step_stores_at_most_one_array(row):
+    for names in OPTIONS:
+        if all(map(row.takes, names)):
+            assert stored(row, names, jax.value_and_grad) < 1.1, names
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu" or jax.__version_info__ < (0, 10), reason="other compilers fuse what they see fit"
+)
+@every_binary_loss
+def test_value_and_gradient_are_computed_on_the_fly(row):
+    """Value and slope share nothing that would have to be stored, and the value is taken into the reduction."""
+    for names in OPTIONS[:3]:
+        if all(map(row.takes, names)):
+            most = 1.1 if row.name == "asymmetric_loss" else 0.01
+            assert stored(row, names, lambda loss: loss) < most, names
+            assert stored(row, names, jax.grad) < 0.01, names
+            if jax.__version_info__ < (0, 11):
+                assert stored(row, names, jax.value_and_grad) < most, names
+
+
+@every_loss
+def test_no_call_is_traced_twice(row):
+    traces = []
+
+    def listen(event, _, **kwargs):
+        del kwargs
+        if event.endswith("jaxpr_trace_duration"):
+            traces.append(event)
+
+    def call(seed):
+        x = jnp.asarray(row.draw(np.random.default_rng(seed), (8,)), jnp.float32)
+        y = jnp.ones(8, jnp.float32)
+        row(x, y, weight=jnp.float32(seed), pos_weight=jnp.float32(seed), where=y > 0).block_until_ready()
+
+    call(1)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        call(2)
+        assert traces == []
+        jax.jit(lambda x: x + len(traces))(jnp.float32(1))
+        assert traces != []  # The listener hears what there is to hear.
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_the_polynomial_is_the_interpolation_of_log1p():
+    series = np.polynomial.chebyshev.Chebyshev.interpolate(lambda m: np.log1p(m) / m, 9, domain=[0, 1])
+    coefficients = series.convert(kind=np.polynomial.Polynomial).coef[::-1]
+    np.testing.assert_array_equal(np.float32(_LOG1P), np.float32(coefficients))
+
+
+def test_the_polynomial_is_nearer_than_log1p(rng):
+    x = jnp.asarray(
+        np.concatenate([-(10.0 ** rng.uniform(-7, 1.9, 200_000)), np.linspace(0, 87, 100_000)]), jnp.float32
+    )
+    m = np.asarray(jnp.exp(-jnp.abs(x)), np.float64)
+    exact = np.log1p(m)
+    unit = np.spacing(exact.astype(np.float32)).astype(np.float64)
+    assert np.max(abs(np.asarray(jax.jit(log1p_exp)(x), np.float64) - exact) / unit) < 1.6
+
+
+def test_the_benchmark_prints_its_table(capsys, tmp_path, monkeypatch):
+    path = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+    specification = importlib.util.spec_from_file_location("speed", path)
+    speed = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(speed)
+    chart = tmp_path / "speed.png"
+    arguments = "--size 1e3 --sizes --seconds 0 --losses binary_cross_entropy_with_logits --without torch Keras"
+    monkeypatch.setattr(sys, "argv", ["speed.py", *arguments.split(), "--chart", str(chart)])
+    speed.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[1] for row in rows[2:6]] == ["mean", "value_and_grad", "none", "HVP"]
+    assert all(float(row[3]) > 0 for row in rows[2:])
+    assert chart.stat().st_size > 1000
