@@ -9,9 +9,10 @@ import numpy as np
 from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard
-from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values, within
+from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values
 from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis
+from jaxbce._values import within
 
 
 def pos_weight_from_labels(

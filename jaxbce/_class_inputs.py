@@ -1,8 +1,8 @@
 """The boundary of losses over classes: one axis of the logits holds the classes, and labels may be their indices."""
 
-import functools
 import operator
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,10 @@ from jaxbce._inputs import (
     admit_predictions,
     admit_smoothing,
     admit_values,
-    refuse,
-    within,
 )
 from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
+from jaxbce._values import Facts, refuse, within
 
 
 class AdmittedClasses(NamedTuple):
@@ -69,10 +68,9 @@ def admit_classes(
     values, indices = _labels(function, labels, array.shape, losses.shape, class_axis)
     ignore_index = _ignore_index(function, ignore_index, indices)
     if indices:
-        rule = f"{function}: labels must be class indices in [0, {classes})"
+        words = f"{function}: labels must be class indices in [0, {classes})"
         remedy = f"Hide missing labels with `where` or ignore_index, which is {ignore_index}."
-        find = functools.partial(_strays, classes=classes, ignore_index=ignore_index)
-        values = refuse(values, mask, losses, find, rule, remedy)
+        values = refuse(values, mask, losses, _ClassIndices(classes, ignore_index), words, remedy)
     else:
         every = None if mask is None else jnp.expand_dims(spread(mask, losses), class_axis)
         values = within(function, "labels", values, every, array)
@@ -90,7 +88,7 @@ def admit_classes(
 def is_ignored(labels: Array, ignore_index: int | None) -> Array:
     """Where an index says that its entry is to be left out."""
     if ignore_index is None or not _holds(labels.dtype, ignore_index):
-        return jnp.zeros(labels.shape, jnp.bool_)
+        return labels != labels  # nowhere, in an array of the kind that labels are
     return labels == ignore_index
 
 
@@ -112,14 +110,19 @@ def _range(dtype: jnp.dtype) -> tuple[int, int]:
     return int(info.min), int(info.max)
 
 
-@functools.partial(jax.jit, static_argnames=("classes", "ignore_index"))
-def _strays(labels: Array, mask: Array | None, *, classes: int, ignore_index: int | None) -> tuple[Array, Array, Array]:
-    """Whether an included index names no class, and the extremes of the included indices."""
-    included = ~is_ignored(labels, ignore_index)
-    included = included if mask is None else included & mask
-    least, most = (np.asarray(end, labels.dtype) for end in _range(labels.dtype))
-    low, high = jnp.min(labels, initial=most, where=included), jnp.max(labels, initial=least, where=included)
-    return jnp.any(included & is_stray(labels, classes)), low, high
+class _ClassIndices(NamedTuple):
+    """Included indices name a class."""
+
+    classes: int
+    ignore_index: int | None
+
+    def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
+        included = ~is_ignored(value, self.ignore_index)
+        included = included if mask is None else included & mask
+        least, most = (np.asarray(end, value.dtype) for end in _range(value.dtype))
+        low = numpy.min(value, initial=most, where=included)
+        high = numpy.max(value, initial=least, where=included)
+        return numpy.any(included & is_stray(value, self.classes)), low, high
 
 
 def _class_axis(function: str, class_axis: int, shape: tuple[int, ...]) -> int:

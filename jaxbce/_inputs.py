@@ -1,27 +1,22 @@
 """The boundary: what a caller hands over is converted, checked and explained here, and nowhere else.
 
-It runs in Python on the arguments as they come: types, shapes and, where values can be read, domains.
+It runs in Python on the arguments as they come: types, shapes and, through `_values`, domains.
 """
 
 import contextlib
-import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce._alignment import Admitted, compute_dtype, spread
-from jaxbce._checks import checked
-from jaxbce._domains import DOMAINS
+from jaxbce._alignment import Admitted
 from jaxbce._numerics import Whole
 from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
-
-Finder: TypeAlias = Callable[[Array, Array | None], tuple[Array, Array, Array]]
-"""Of a value and a mask: whether an included entry breaks the rule, and the extremes of the included entries."""
+from jaxbce._values import is_readable, within
 
 
 class Target(NamedTuple):
@@ -126,6 +121,8 @@ def admit_scalar(function: str, name: str, value: ArrayLike) -> Array:
 
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:
+    if isinstance(value, Array):
+        return value
     try:
         # Numbers written inside a traced function stay readable, and so are checked like any other.
         readable = all(map(is_readable, jax.tree.leaves(value)))
@@ -142,12 +139,6 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
                 "Convert what counts to floats, or enable jax_enable_x64."
             )
     return array
-
-
-def is_readable(leaf: object) -> bool:
-    if isinstance(leaf, np.ndarray):
-        return bool(leaf.dtype != object)  # Objects may be tracers.
-    return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
 
 
 def _is_float(array: Array) -> bool:
@@ -191,41 +182,3 @@ def _check_broadcast(target: Target, name: str, array: Array) -> None:
             f"without enlarging it, got {name} of shape {array.shape} and {target.name} of shape {target.array.shape}. "
             f"One value per leading entry needs trailing axes of 1, e.g. {name}[:, None]."
         )
-
-
-def within(function: str, name: str, value: Array, mask: Array | None, like: Array) -> Array:
-    """`value`, unless an entry that the mask includes leaves the domain of `name`.
-
-    The mask says which entries count once value and mask have the shape of `like`.
-    """
-    if value.dtype == jnp.bool_:
-        return value
-    domain = DOMAINS[name]
-    find = functools.partial(_extremes, high=domain.high)
-    return refuse(value, mask, like, find, f"{function}: {name} must {domain.rule}", domain.remedy)
-
-
-def refuse(value: Array, mask: Array | None, like: Array, find: Finder, rule: str, remedy: str) -> Array:
-    """`value`, unless `find` says that it breaks the rule: refused at once where it can be read, else by `checkify`."""
-    if is_readable(value) and (mask is None or is_readable(mask)):
-        with jax.ensure_compile_time_eval():
-            if mask is None:
-                outside, low, high = find(value, None)
-            else:
-                outside, low, high = find(*(jnp.broadcast_to(array, like.shape) for array in (value, mask)))
-            if outside:
-                raise ValueError(f"{rule}, got values from {low} to {high}. {remedy}")
-        return value
-    facts = find(value, None) if mask is None else find(spread(value, like), spread(mask, like))
-    return checked(value, *facts, f"{rule}, got values from {{low}} to {{high}}. {remedy}")
-
-
-@functools.partial(jax.jit, static_argnames="high")
-def _extremes(value: Array, mask: Array | None, high: float) -> tuple[Array, Array, Array]:
-    """Whether an included value lies outside [0, high], and the extremes of the included values."""
-    # NaN is not outside: NaN in gives NaN out.
-    value = jax.lax.convert_element_type(value, compute_dtype(value))
-    least = jnp.nanmin(value, initial=jnp.inf, where=mask)
-    most = jnp.nanmax(value, initial=-jnp.inf, where=mask)
-    # What is finite in a wider dtype may not be so in the one that is computed in.
-    return (least < 0.0) | (most > min(high, float(np.finfo(value.dtype).max))), least, most

@@ -75,8 +75,9 @@ def _rows(x: Array, spike: Spike | None, axis: int) -> _Rows:
     if spike is not None and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
         # S + 1 in two parts: the label's class, and the sum over the others. Where the label is the maximum, the first
         # is the 1 that is to stay out of S; where it is not, log1p(S) is small beside max(x) - x, and so 1 may cancel.
-        is_other = jnp.sign(jnp.abs(_classes(x, axis, x.dtype) - spike.at.astype(x.dtype)))
-        rest = jnp.sum(is_other * jnp.exp(_below(x, wide, 1.0)), axis)
+        # The distance of a class to the label is 0 or at least 1, and so at least the exponential.
+        distance = jnp.abs(_classes(x, axis, x.dtype) - spike.at.astype(x.dtype))
+        rest = jnp.sum(jnp.minimum(jnp.exp(_below(x, wide, 1.0)), distance), axis)
         target = jnp.squeeze(_below(_at(x, spike.at, axis), wide, 1.0), axis)
         every, others = rest + jnp.exp(target), rest + jnp.expm1(target)
     else:

@@ -1,0 +1,102 @@
+"""Whether the values of an argument are such as it may hold: an error at once where they can be read.
+
+Under a transform there is nothing to read, and the same question is put to `checkify`.
+"""
+
+import functools
+from collections.abc import Hashable
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxbce._alignment import compute_dtype, spread
+from jaxbce._checks import checked
+from jaxbce._domains import DOMAINS
+
+Facts: TypeAlias = tuple[Any, Any, Any]
+"""Whether an included entry breaks a rule, and the extremes of the included entries."""
+
+
+class Rule(Hashable, Protocol):
+    """A rule for the values of an array. It is hashed by what it says: what was compiled for it is found again."""
+
+    def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
+        """Read a value and a mask that are arrays of `numpy`, the module of that name or jax's."""
+
+
+class _Within(NamedTuple):
+    """Included values lie in [0, high], and are finite in the dtype that is computed in."""
+
+    high: float
+
+    def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
+        # NaN is not outside: NaN in gives NaN out.
+        value = value.astype(compute_dtype(value), copy=False)
+        where = {} if mask is None else {"where": mask}
+        least = numpy.nanmin(value, initial=np.inf, **where)
+        most = numpy.nanmax(value, initial=-np.inf, **where)
+        return (least < 0.0) | (most > min(self.high, float(np.finfo(value.dtype).max))), least, most
+
+
+def within(function: str, name: str, value: Array, mask: Array | None, like: Array) -> Array:
+    """`value`, unless an entry that the mask includes leaves the domain of `name`.
+
+    The mask says which entries count once value and mask have the shape of `like`.
+    """
+    if value.dtype == jnp.bool_:
+        return value
+    domain = DOMAINS[name]
+    return refuse(value, mask, like, _Within(domain.high), f"{function}: {name} must {domain.rule}", domain.remedy)
+
+
+def refuse(value: Array, mask: Array | None, like: Array, rule: Rule, words: str, remedy: str) -> Array:
+    """`value`, unless it breaks the rule that `words` tell: refused at once or, if not readable, by `checkify`."""
+    if is_readable(value) and (mask is None or is_readable(mask)):
+        outside, low, high = _read(rule, value, mask, like)
+        if outside:
+            raise ValueError(f"{words}, got values from {low} to {high}. {remedy}")
+        return value
+    facts = _found(rule, value, None) if mask is None else _found(rule, spread(value, like), spread(mask, like))
+    outside, low, high = facts
+    return checked(value, outside, low, high, f"{words}, got values from {{low}} to {{high}}. {remedy}")
+
+
+def is_readable(leaf: object) -> bool:
+    """Whether the value is there, and no tracer in its place."""
+    if isinstance(leaf, np.ndarray):
+        return bool(leaf.dtype != object)  # Objects may be tracers.
+    return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
+
+
+def _read(rule: Rule, value: Array, mask: Array | None, like: Array) -> Facts:
+    """What the rule finds in arrays that can be read."""
+    # NumPy reads an array in the memory of the host where it lies. To call a compiled function and to wait for its
+    # answer takes longer than a small loss.
+    if _on_host(value) and (mask is None or _on_host(mask)):
+        if mask is None:
+            return rule(np, np.asarray(value), None)
+        return rule(np, np.broadcast_to(value, like.shape), np.broadcast_to(mask, like.shape))
+    with jax.ensure_compile_time_eval():
+        if mask is None:
+            return _found(rule, value, None)
+        return _found(rule, jnp.broadcast_to(value, like.shape), jnp.broadcast_to(mask, like.shape))
+
+
+def _on_host(array: Array) -> bool:
+    devices = array.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+
+
+def _found(rule: Rule, value: Array, mask: Array | None) -> Facts:
+    """What the rule finds, compiled."""
+    facts: Facts = _compiled(rule, value, mask)
+    return facts
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def _compiled(rule: Rule, value: Array, mask: Array | None) -> Facts:
+    return rule(jnp, value, mask)
