@@ -73,22 +73,26 @@ def _rows(x: Array, spike: Spike | None, axis: int) -> _Rows:
     greatest = jnp.clip(maximum, -largest, largest)
     wide = jnp.expand_dims(greatest, axis)
     if spike is not None and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
-        # S + 1 in two parts: the label's class, and the sum over the others. Where the label is the maximum, the first
-        # is the 1 that is to stay out of S; where it is not, log1p(S) is small beside max(x) - x, and so 1 may cancel.
         # The distance of a class to the label is 0 or at least 1, and so at least the exponential.
         distance = jnp.abs(_classes(x, axis, x.dtype) - spike.at.astype(x.dtype))
-        rest = jnp.sum(jnp.minimum(jnp.exp(_below(x, wide, 1.0)), distance), axis)
-        target = jnp.squeeze(_below(_at(x, spike.at, axis), wide, 1.0), axis)
-        every, others = rest + jnp.exp(target), rest + jnp.expm1(target)
+        rest = jnp.sum(jnp.minimum(jnp.minimum(jnp.exp(x - wide), 1.0), distance), axis)
+        # Where the label is the maximum, the rest is all of S; where it is not, the rest is at least 1.
+        label = jnp.squeeze(_exp_label(x, wide, spike, axis), axis)
+        others = jnp.where(label == 1.0, rest, rest + label - 1.0)
     else:
         # S + 1 with the k maxima in it, and S without any. Below 2 there is one maximum; above, S + 1 has all digits.
         every = jnp.sum(jnp.exp(_below(x, wide, 1.0)), axis)
         below = _below(x, wide, 0.5)
         others = jnp.where(every < 2.0, jnp.sum(-jnp.sign(below) * jnp.exp(below), axis), every - 1.0)
-    undefined = jnp.isinf(maximum) & (every != 1.0)
+    undefined = jnp.isinf(maximum) & (others != 0.0)
     reach = jnp.where(maximum == jnp.inf, 2.0, jnp.ones_like(maximum))
     rows = greatest, reach, jnp.where(undefined, jnp.nan, others)
     return _Rows(*(jnp.expand_dims(row, axis) for row in rows))
+
+
+def _exp_label(x: Array, greatest: Array, spike: Spike, axis: int) -> Array:
+    """exp(x_t - max(x)) for the label t."""
+    return jnp.exp(_below(_at(x, spike.at, axis), greatest, 1.0))
 
 
 def _sum_of_coefficients(labels: Labels, axis: int) -> Array:
@@ -150,8 +154,8 @@ def _slope(x: Array, labels: Labels, axis: int) -> Array:
     below = _below(x, greatest, 0.25)
     if labels.dense is None and labels.spike is not None:
         height, at = labels.spike
-        target = _below(_at(x, at, axis), greatest, 1.0)
-        at_label = -height * ((others - jnp.expm1(target)) / (1.0 + others))
+        rest = others - (_exp_label(x, greatest, labels.spike, axis) - 1.0)
+        at_label = -height * (rest / (1.0 + others))
         slope = jnp.where(_classes(x, axis, at.dtype) == at, at_label, height / (1.0 + others) * jnp.exp(below))
         return _kept(slope, labels.where, axis)
     p = jnp.exp(below) / (1.0 + others)
