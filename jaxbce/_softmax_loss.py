@@ -149,7 +149,7 @@ def _(axis: int, primals: tuple[Array, Array | None], tangents: tuple[Array, Any
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _slope(x: Array, labels: Labels, axis: int) -> Array:
-    """∂ℓ/∂x_c = A·p_c - a_c = (A - a_c)·p_c - a_c·(1 - p_c), where no 1 - 1 loses the tail."""
+    """∂ℓ/∂x_c = A·p_c - a_c = (A - a_c)·p_c - a_c·(1 - p_c), where no 1 - 1 loses the tail; `rest` is 1 - p_c times S + 1."""
     greatest, _, others = _rows(x, labels.spike, axis)
     below = _below(x, greatest, 0.25)
     if labels.dense is None and labels.spike is not None:
@@ -158,10 +158,10 @@ def _slope(x: Array, labels: Labels, axis: int) -> Array:
         at_label = -height * (rest / (1.0 + others))
         slope = jnp.where(_classes(x, axis, at.dtype) == at, at_label, height / (1.0 + others) * jnp.exp(below))
         return _kept(slope, labels.where, axis)
-    p = jnp.exp(below) / (1.0 + others)
-    complement = jnp.where(below == 0.0, others / (1.0 + others), 1.0 - p)
+    every, own = 1.0 + others, jnp.exp(below)
+    rest = jnp.where(below == 0.0, others, every - own)
     coefficients = _coefficients(labels, x, axis)
-    slope = (_sum_of_coefficients(labels, axis) - coefficients) * p - coefficients * complement
+    slope = ((_sum_of_coefficients(labels, axis) - coefficients) * own - coefficients * rest) / every
     return _kept(slope, labels.where, axis)
 
 
