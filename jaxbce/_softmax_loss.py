@@ -149,7 +149,10 @@ def _(axis: int, primals: tuple[Array, Array | None], tangents: tuple[Array, Any
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _slope(x: Array, labels: Labels, axis: int) -> Array:
-    """∂ℓ/∂x_c = A·p_c - a_c = (A - a_c)·p_c - a_c·(1 - p_c), where no 1 - 1 loses the tail; `rest` is 1 - p_c times S + 1."""
+    """∂ℓ/∂x_c = A·p_c - a_c = (A - a_c)·p_c - a_c·(1 - p_c), where no 1 - 1 loses the tail.
+
+    With S + 1 as the common denominator, p_c is what the class itself adds to the sum, 1 - p_c the `rest` of it.
+    """
     greatest, _, others = _rows(x, labels.spike, axis)
     below = _below(x, greatest, 0.25)
     if labels.dense is None and labels.spike is not None:
