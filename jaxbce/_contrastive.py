@@ -2,10 +2,10 @@
 
 import functools
 import math
-import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxbce._inputs import admit_values
@@ -16,7 +16,7 @@ from jaxbce._typing import ArrayLike, AxisName, Reduction
 
 _FUNCTION = "sigmoid_contrastive_loss"
 
-TILE_SIZE = 512
+_TILE_SIZE = 512
 """The logits of a tile, 1 MB in float32, stay in the cache of a CPU core."""
 
 
@@ -32,14 +32,14 @@ def sigmoid_contrastive_loss(
 ) -> Array:
     r"""Binary cross-entropy of all pairs of two batches, of which those on the diagonal belong together (SigLIP).
 
-    For models that embed two views of a thing, an image and its caption say, so that the two lie near each other and far
-    from all others. With the logits z_ij = logit_scale·⟨x_i, y_j⟩ + logit_bias over a batch of B, the mean is::
+    For models that embed two views of a thing, an image and its caption say, so that the two lie near each other and
+    far from all others. With z_ij = logit_scale·⟨x_i, y_j⟩ + logit_bias over a batch of B, the mean is::
 
         1/B · [Σ_i log(1 + exp(-z_ii)) + Σ_{i≠j} log(1 + exp(z_ij))]
 
-    which is B times `binary_cross_entropy_with_logits(z, jnp.eye(B))`. The B² logits never exist: they are made, used and
-    dropped tile by tile, and the gradients are summed in the pass that sums the losses. Everything is differentiable in
-    x, y, logit_scale and logit_bias, again and again, forward and reverse.
+    which is B times `binary_cross_entropy_with_logits(z, jnp.eye(B))`. The B² logits never exist: they are made, used
+    and dropped tile by tile, and the gradients are summed in the pass that sums the losses. Everything is
+    differentiable in x, y, logit_scale and logit_bias, again and again, forward and reverse.
 
     With `axis_name`, inside `jax.shard_map`, x and y are this device's part of the batch. Then y travels a ring of
     devices, its gradient with it, and no device ever holds more than two parts: memory does not grow with their number.
@@ -56,7 +56,7 @@ def sigmoid_contrastive_loss(
             5·tile_size² numbers; a GPU is busier with 2048 or more.
         axis_name: the mapped axis, or axes, over which the batch is split; None if x and y are the whole batch.
         reduction: "mean" (Σ loss of all pairs / B, where B counts the examples on all devices) or, the same here,
-            "weighted_mean"; "sum"; "none", the loss of each x_i with every y_j.
+            "weighted_mean"; "sum"; "none": of each x_i the loss with every y_j.
 
     Returns:
         The loss in float32, or float64 if x or y is: a scalar, the same on every device, or for "none" of shape [B], of
@@ -69,11 +69,11 @@ def sigmoid_contrastive_loss(
     Example:
         >>> x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
         >>> y = jnp.array([[0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
-        >>> loss = functools.partial(sigmoid_contrastive_loss, logit_bias=-5.0)
-        >>> print(f"{loss(x, y, logit_scale=10.0):.4f}")
-        2.4187
-        >>> print(jax.grad(lambda scale: loss(x, y, logit_scale=scale))(10.0).round(4))
-        0.3053
+        >>> print(f"{sigmoid_contrastive_loss(x, y, logit_scale=10.0, logit_bias=-5.0):.4f}")
+        4.4675
+        >>> by_scale = jax.grad(lambda scale: sigmoid_contrastive_loss(x, y, logit_scale=scale, logit_bias=-5.0))
+        >>> print(f"{by_scale(10.0):.4f}")
+        1.1002
 
     References:
         Zhai et al., "Sigmoid loss for language image pre-training", ICCV 2023 (SigLIP).
@@ -92,13 +92,15 @@ def sigmoid_contrastive_loss(
     share = 1.0 if reduction in ("none", "sum") else 1 / batch if batch else math.nan
     plan = Plan(_admit_tile_size(tile_size), axis_name, devices, share)
     # A replicated scale, say, has the gradient of all devices: the cast to what varies is what sums it.
-    return _from_pairs(*vary_alike(x, y, scale, bias, axis_name=axis_name), plan=plan, each=reduction == "none")
+    pairs = vary_alike(x, y, scale, bias, axis_name=axis_name)
+    loss: Array = _from_pairs(*pairs, plan=plan, each=reduction == "none")
+    return loss
 
 
 # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
 @functools.partial(jax.jit, static_argnames=("plan", "each"))
 def _from_pairs(x: Array, y: Array, scale: Array, bias: Array, *, plan: Plan, each: bool) -> Array:
-    return (pairwise_losses if each else pairwise_total)(x, y, scale, bias, plan)
+    return pairwise_losses(x, y, scale, bias, plan) if each else pairwise_total(x, y, scale, bias, plan)
 
 
 def _features(name: str, value: ArrayLike) -> Array:
@@ -125,11 +127,9 @@ def _scalar(name: str, value: ArrayLike) -> Array:
 
 def _admit_tile_size(value: int | None) -> int:
     if value is None:
-        return TILE_SIZE
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{_FUNCTION}: tile_size must be an integer or None, got {value!r}.") from None
-    if size < 1:
-        raise ValueError(f"{_FUNCTION}: tile_size must be at least 1, got {size}. None is {TILE_SIZE}.")
-    return size
+        return _TILE_SIZE
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{_FUNCTION}: tile_size must be an integer or None, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{_FUNCTION}: tile_size must be at least 1, got {value}. None is {_TILE_SIZE}.")
+    return int(value)

@@ -1,14 +1,18 @@
 """Mapped axes, as code inside `jax.shard_map` sees them: how large they are, and which values vary over them.
 
-`shard_map` knows of every value over which axes it varies, and differentiates by it: the gradient of a value that is
-the same everywhere is the sum over the devices. Most operations settle this by themselves; a `scan`, whose carry may not
-change its type, and a custom derivative, whose tangents must have the types of the arguments, need it settled before.
+`shard_map` keeps account of the axes that a value varies over, and differentiates by it: the gradient of a value that
+is the same everywhere is the sum over the devices. Most operations see to that by themselves. A `scan`, whose carry may
+not change its type, and a custom derivative, whose tangents have the types of its arguments, need it settled before.
 """
+
+from typing import Any
 
 import jax
 from jax import Array
 
 from jaxbce._typing import AxisName
+
+_LAX: Any = jax.lax  # whose names differ from version to version
 
 
 def admit_axis_name(function: str, name: str, value: AxisName) -> int:
@@ -25,9 +29,8 @@ def admit_axis_name(function: str, name: str, value: AxisName) -> int:
 def varying(value: Array) -> frozenset[str]:
     """The mapped axes over which `shard_map` knows the value to vary; none where it does not check."""
     kind = jax.typeof(value)
-    # jax 0.10 moved them.
-    known = getattr(kind, "vma", None) if hasattr(kind, "vma") else kind.manual_axis_type.varying
-    return frozenset(known or ())
+    # Under the first name until it moved, in jax 0.10 at the latest.
+    return frozenset(kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying)
 
 
 def vary_alike(*values: Array, axis_name: AxisName | None = None) -> tuple[Array, ...]:
@@ -41,5 +44,7 @@ def vary_alike(*values: Array, axis_name: AxisName | None = None) -> tuple[Array
 def _vary(value: Array, axes: tuple[str, ...]) -> Array:
     if not axes:
         return value
-    cast: Array = jax.lax.pcast(value, axes, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(value, axes)
-    return cast
+    # The first is what newer versions call the second.
+    new = hasattr(_LAX, "pcast")
+    varied: Array = _LAX.pcast(value, axes, to="varying") if new else _LAX.pvary(value, axes)
+    return varied
