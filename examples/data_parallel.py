@@ -1,15 +1,14 @@
 """Train on eight devices, and get what one device gets.
 
-scikit-learn's handwritten digits with ten labels each ("is it a 3?"), of which some are known and some not. Each device
-holds an eighth of the batch, and what is known differs: almost everything on the first, next to nothing on the last. The
-loss of the batch is the sum of all known losses by the number of all known labels. Two ways lead to it:
+scikit-learn's handwritten digits with ten labels each ("is it a 3?"), of which some are known and some not. Each
+device holds an eighth of the batch, and what is known differs: almost everything on the first, next to nothing on the
+last. The loss of the batch is Σ of all known losses / number of all known labels. Two ways lead to it:
 
 - arrays with a `NamedSharding`, and a step under `jit` as for one device: the compiler sees to the sums;
 - `jax.shard_map`, in which a step sees one device's part: `Average.psum` adds totals and counts, and divides once.
 
-A third is what one finds written, and wrong: each device takes its mean, and `pmean` the mean of the means. A known label
-on the last device then counts many times as much as one on the first. The devices are simulated: the processor plays
-eight of them.
+A third is often written, and wrong: each device takes its mean, and `pmean` the mean of the means. A known label on the
+last device then counts many times as much as one on the first. The devices are simulated: the processor plays eight.
 
 Run it with: python examples/data_parallel.py
 """
@@ -76,7 +75,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", DEVICES)  # before JAX first looks for devices
+    # Before JAX first looks for devices.
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
 
     images, digits = load_digits(return_X_y=True)
     size = len(images) // DEVICES * DEVICES

@@ -1,11 +1,11 @@
 """Train data-parallel in several processes, and get what one process gets.
 
 This is how JAX runs on more than one machine: the same program on each, `jax.distributed.initialize` to join them, and
-arrays that lie over the devices of all. Here the processes are on one machine and talk over its loopback. Each loads its
-own part of scikit-learn's handwritten digits; the parts hold unequal numbers of labels that are known. The step is the one
-for a single device, under `jit`: the compiler puts the sums over processes where the loss needs them, and the loss that
-each process sees is that of the whole batch. The script starts its workers itself, then trains once more alone, and
-compares.
+arrays that lie over the devices of all. Here the processes are on one machine and talk over its loopback. Each loads
+its own part of scikit-learn's handwritten digits, of which the later have fewer labels that are known. The step is the
+one for a single device, under `jit`: the compiler puts the sums over processes where the loss needs them, and the loss
+that each process sees is that of the whole batch. The script starts the processes itself, then trains once more alone,
+and compares.
 
 Run it with: python examples/multi_process.py
 """
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--join", metavar="ADDRESS", help="of a worker: where to meet the others")
     parser.add_argument("--process", type=int, help="of a worker: its number")
     options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # the processes would quarrel over an accelerator
     if options.join:
         work(options.join, options.processes, options.process, options.steps)
         return

@@ -1,10 +1,10 @@
 """Train two towers to match the halves of an image, on the pairwise sigmoid loss.
 
-The pairs are real: the upper and the lower half of each of scikit-learn's handwritten digits. Nobody labelled anything;
-what belongs together was written by one hand, and whoever sees the one half can tell much of the other: which digits it
-may be, how thick the pen was, how the figure leans. Each half has a tower of its own, and every upper half of a batch is
-paired with every lower half: one pair is right, all others are wrong. Of images that were not trained on, the table
-says how often the right half is found among all, before and after. A plot shows the training, the search and the
+The pairs are real: the upper and the lower half of each of scikit-learn's handwritten digits. Nobody labelled them:
+what belongs together was written by one hand, and whoever sees the one half can tell much of the other: which digits
+it may be, how thick the pen was, how the figure leans. Each half has a tower of its own, and every upper half of a
+batch is paired with every lower half: one pair is right, all others are wrong. Of images that were not trained on, the
+table says how often the right half is found among all, before and after. A plot shows the training, the search and the
 logits of right and wrong pairs.
 
 Run it with: python examples/siglip.py
@@ -35,6 +35,7 @@ class Tower(nnx.Module):
         self.output = nnx.Linear(128, 32, rngs=rngs)
 
     def __call__(self, halves):
+        """Features of shape [N, 32]."""
         features = self.output(nnx.relu(self.hidden(halves)))
         return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
@@ -116,9 +117,8 @@ def main() -> None:
         losses.append(float(train_step(model, optimizer, batch[:, :32], batch[:, 32:])))
     ranks["after"], logits = search(model, *halves)
 
-    print(
-        f"{len(train)} pairs to train on, {len(test)} to search; loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last"
-    )
+    print(f"{len(train)} pairs to train on: loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last")
+    print(f"search among {len(test)} others: how often the right half is")
     print(f"{'':<10}{'first':>8}{'best 10':>10}{'median place':>15}")
     print(f"{'chance':<10}{1 / len(test):8.1%}{10 / len(test):10.1%}{len(test) / 2:15.0f}")
     for name, rank in ranks.items():
