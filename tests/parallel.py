@@ -31,7 +31,7 @@ Step = Callable[..., tuple[Any, Any]]  # (params, *batch) -> the loss and its gr
 
 def batch(row: Loss) -> list[np.ndarray]:
     """Features, labels, weight and mask [32, 3]; mask and weight differ in total from one eighth to the next."""
-    rng, shape = np.random.default_rng(7), (4 * DEVICES, 3)
+    rng, shape = np.random.default_rng(9), (4 * DEVICES, 3)
     part = np.arange(4 * DEVICES)[:, None] // 4
     # Of the last eighth nothing is included.
     mask = (rng.random(shape) < 0.9 - part / DEVICES) & (part < DEVICES - 1)

@@ -63,9 +63,9 @@ def test_a_mean_of_means_is_another_number(row):
         loss = functools.partial(row, reduction=reduction)
         means = [loss(x[p], labels[p], weight=weight[p], where=jnp.asarray(mask[p])) for p in parts]
         whole = expected()[f"{row.name} {reduction}, mapped"][0]
-        assert abs(np.mean(means) / whole - 1) > 0.02
+        assert abs(np.mean(means) / whole - 1) > 0.2
         # Not even the mean over those that have anything to average.
-        assert abs(np.mean(means[:-1]) / whole - 1) > 0.02
+        assert abs(np.mean(means[:-1]) / whole - 1) > 0.2
 
 
 def test_class_weights_of_many_classes():
