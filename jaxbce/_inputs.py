@@ -29,7 +29,7 @@ class Target(NamedTuple):
 
     function: str
     name: str
-    array: Array
+    array: Array | jax.ShapeDtypeStruct
 
 
 def admit(
@@ -193,7 +193,9 @@ def _check_broadcast(target: Target, name: str, array: Array) -> None:
         )
 
 
-def within(function: str, name: str, value: Array, mask: Array | None, like: Array) -> Array:
+def within(
+    function: str, name: str, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct
+) -> Array:
     """`value`, unless an entry that the mask includes leaves the domain of `name`.
 
     The mask says which entries count once value and mask have the shape of `like`.
@@ -205,7 +207,9 @@ def within(function: str, name: str, value: Array, mask: Array | None, like: Arr
     return refuse(value, mask, like, find, f"{function}: {name} must {domain.rule}", domain.remedy)
 
 
-def refuse(value: Array, mask: Array | None, like: Array, find: Finder, rule: str, remedy: str) -> Array:
+def refuse(
+    value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct, find: Finder, rule: str, remedy: str
+) -> Array:
     """`value`, unless `find` says that it breaks the rule: refused at once where it can be read, else by `checkify`."""
     if is_readable(value) and (mask is None or is_readable(mask)):
         with jax.ensure_compile_time_eval():
