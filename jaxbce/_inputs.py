@@ -193,9 +193,7 @@ def _check_broadcast(target: Target, name: str, array: Array) -> None:
         )
 
 
-def within(
-    function: str, name: str, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct
-) -> Array:
+def within(function: str, name: str, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Array:
     """`value`, unless an entry that the mask includes leaves the domain of `name`.
 
     The mask says which entries count once value and mask have the shape of `like`.

@@ -62,12 +62,12 @@ def admit_head(
     x, k = _floating(function, "features", features), _floating(function, "kernel", kernel)
     if x.ndim != 2 or k.ndim != 2 or x.shape[1] != k.shape[0]:
         raise ValueError(
-            f"{function}: features must have shape [B, D] and kernel [D, L], got {x.shape} and {k.shape}. A kernel with "
-            "a row for each label is transposed with kernel.T; further axes of features are flattened with reshape."
+            f"{function}: features must have shape [B, D] and kernel [D, L], got {x.shape} and {k.shape}. A kernel "
+            "with a row for each label is transposed with kernel.T; features of more axes are flattened with reshape."
         )
     if (labels is None) == (positives is None):
         raise ValueError(
-            f"{function}: give either labels [B, L] or positives [B, K], got {'both' if positives is not None else 'neither'}."
+            f"{function}: give either labels [B, L] or positives [B, K], got {'neither' if labels is None else 'both'}."
         )
     shape, label_axes = (x.shape[0], k.shape[1]), _names(label_axis_name)
     logits = jax.ShapeDtypeStruct(shape, x.dtype)
@@ -94,7 +94,7 @@ def devices(names: tuple[str, ...]) -> int:
 def _names(name: AxisName) -> tuple[str, ...]:
     if name is None:
         return ()
-    return tuple(name) if isinstance(name, tuple | list) else (name,)
+    return (name,) if isinstance(name, str) else tuple(name)
 
 
 def _floating(function: str, name: str, value: ArrayLike) -> Array:

@@ -17,12 +17,13 @@ def alike(tree: Tree) -> Tree:
     axes = [_varying(leaf) for leaf in leaves]
     joint: frozenset[str] = frozenset().union(*axes)
     cast = [_vary(leaf, tuple(sorted(joint - own, key=str))) for leaf, own in zip(leaves, axes, strict=True)]
-    return jax.tree.unflatten(structure, cast)
+    result: Tree = jax.tree.unflatten(structure, cast)
+    return result
 
 
 def _varying(leaf: jax.Array) -> frozenset[str]:
     aval = jax.typeof(leaf)
-    # `vma` was its name before jax 0.10.
+    # In newer versions of jax a part of the type of a value, in older ones a set of its own.
     return frozenset(aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma)
 
 
@@ -31,6 +32,6 @@ def _vary(leaf: jax.Array, axes: tuple[str, ...]) -> jax.Array:
         return leaf
     if hasattr(jax.lax, "pcast"):
         varying: jax.Array = jax.lax.pcast(leaf, axes, to="varying")
-    else:  # jax before 0.8
-        varying = jax.lax.pvary(leaf, axes)
+    else:
+        varying = jax.lax.pvary(leaf, axes)  # type: ignore[attr-defined]  # as it is called in older versions of jax
     return varying

@@ -38,8 +38,9 @@ def sparse_binary_cross_entropy_with_logits(
     `linear_binary_cross_entropy`.
 
     Domain:
-        Any logit, exact in both tails. An index that occurs twice counts once. An index of L or more is refused; under a
-        transform, where no value can be read, the loss of its example is NaN, never that of another label (see Raises).
+        Any logit, exact in both tails. An index that occurs twice counts once. An index of L or more is refused; under
+        a transform, where no value can be read, the loss of its example is NaN, never that of another label (see
+        Raises).
 
     Args:
         logits: floating, [..., L]: unnormalised log-odds of each label.
@@ -67,7 +68,7 @@ def sparse_binary_cross_entropy_with_logits(
         >>> logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
         >>> positives = jnp.array([[0, -1], [2, 1]])  # the first example has one label, the second two
         >>> print(f"{sparse_binary_cross_entropy_with_logits(logits, positives):.4f}")
-        0.7140
+        0.7138
         >>> print(sparse_binary_cross_entropy_with_logits(logits, positives, axis=-1).round(4))
         [0.4714 0.9562]
 

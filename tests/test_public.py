@@ -14,18 +14,22 @@ PACKAGE = pathlib.Path(jaxbce.__file__).parent
 
 CRITERIA = {"BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss"}
 HELPERS = {"pos_weight_from_labels", "class_weight_from_counts"}
+LARGE = {"linear_binary_cross_entropy", "sparse_binary_cross_entropy_with_logits"}
 ADVERSARIAL = {"gan_discriminator_loss", "gan_generator_loss"}
-PUBLIC = {row.function.__name__ for row in LOSSES} | ADVERSARIAL | HELPERS | CRITERIA | {"Average"}
+PUBLIC = {row.function.__name__ for row in LOSSES} | ADVERSARIAL | LARGE | HELPERS | CRITERIA | {"Average"}
 FUNCTIONS = [getattr(jaxbce, name) for name in sorted(PUBLIC - CRITERIA - {"Average"})]
 
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 
 COMMON_OPTIONS = ["pos_weight", "weight", "label_smoothing", "where", "axis", "reduction"]
+PLACE = ["chunk_size", "axis_name", "label_axis_name"]
+"""What says where and in what pieces a loss is computed, and nothing about its value; comes after all else."""
 
 # Imports run downward only, and rooms on one floor do not import each other.
 FLOORS = {
     "_typing": 0,
     "_domains": 0,
+    "_manual_axes": 0,
     "_apart": 0,
     "_numerics": 1,
     "_checks": 0,
@@ -40,10 +44,15 @@ FLOORS = {
     "_reduction": 4,
     "_balance": 4,
     "_elementwise": 5,
+    "_positives": 5,
     "_categorical": 5,
+    "_linear_head": 6,
+    "_linear_inputs": 6,
     "_binary": 6,
     "_focal": 6,
     "_adversarial": 7,
+    "_sparse": 7,
+    "_linear": 7,
     "_criteria": 7,
     "__init__": 8,
 }
@@ -51,7 +60,7 @@ FLOORS = {
 
 def test_exports():
     assert {name for name in vars(jaxbce) if not name.startswith("_")} == PUBLIC
-    assert len(PUBLIC) == 13
+    assert len(PUBLIC) == 15
 
 
 def test_the_version_stands_in_one_place():
@@ -71,13 +80,15 @@ def test_signatures(function):
     data = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert len(data) + len(options) == len(parameters)
-    assert all(p.default is p.empty for p in data)
+    # Where labels come in either of two forms, one of them is None.
+    either = {"labels"} if {"labels", "positives"} <= {p.name for p in (*data, *options)} else set()
+    assert all((p.default is p.empty) == (p.name not in either) for p in data)
     assert all(p.default is not p.empty for p in options)
     if function.__name__ not in HELPERS:
-        common = [p.name for p in options if p.name in COMMON_OPTIONS]
-        assert (
-            [p.name for p in options][-len(common) :] == common == [name for name in COMMON_OPTIONS if name in common]
-        )
+        names = [p.name for p in options]
+        names = names[: -len(PLACE)] if names[-len(PLACE) :] == PLACE else names
+        common = [name for name in names if name in COMMON_OPTIONS]
+        assert names[-len(common) :] == common == [name for name in COMMON_OPTIONS if name in common]
 
 
 @every_function
