@@ -106,7 +106,7 @@ def _value_and_gradients(
             return _chunk_losses({**shared, **moving}, {**part, **moving_part}, start)
 
         losses, pull = jax.vjp(of, _only(shared, by_shared), _only(part, by_part))
-        gradient, gradient_part = pull(jnp.ones_like(losses))
+        gradient, gradient_part = pull(alike((jnp.ones_like(losses), losses))[0])
         summed = jax.tree.map(operator.add, summed, gradient)
 
         def put(whole: Array, part: Array) -> Array:
