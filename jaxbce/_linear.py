@@ -167,10 +167,10 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
 
 
 def _default_chunk(batch: int, width: int) -> int:
-    """How many labels at a time: logits and kernel of a chunk have half a million entries, of which there are a few."""
+    """How many labels at a time: such that logits and kernel of a chunk fit a cache, several arrays of each."""
     if not isinstance(batch, int):  # a symbol, while a function is exported
         batch = 256
-    return max(128, 3 * 2**17 // (batch + width + 1) // 128 * 128)
+    return max(128, 400_000 // (batch + width + 1) // 128 * 128)
 
 
 def _index(names: tuple[str, ...]) -> Array | int:

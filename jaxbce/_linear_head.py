@@ -2,14 +2,14 @@
 
     Σ_b v_b·Σ_l v_l·ℓ(x_b·k_l + c_l, y_bl)        features x [B, D], kernel k [D, L], bias c [L]
 
-Arguments come in two pytrees of arrays by name. Those `by_label` have the labels as their last axis, and a step
-of the loop takes a chunk of each; those that are `shared` serve every chunk.
+Arguments come in two pytrees of arrays by name. Those `by_label` have the labels as their last axis, and a step of the
+loop takes a chunk of each; those that are `shared` serve every chunk.
 
-A training step needs value and gradients, and a recomputation of each chunk on the way back costs a product of matrices
-and an exponential more. So the derivative rule of the total computes both in one pass: a chunk's loss, then at once its
-part of the gradients. As a custom_jvp rule, which returns ⟨gradient, tangent⟩, it costs in reverse mode what storing
-the gradients would, and keeps forward mode, `linearize`, second derivatives and `vmap`. Losses of single examples have
-as many gradients as examples, and go back by recomputation.
+A training step needs value and gradients. To compute each chunk again on the way back costs a product of matrices and
+an exponential more, a quarter of the time. So the derivative rule of the total computes both in one pass: a chunk's
+loss, then at once its part of the gradients. As a custom_jvp rule, which returns ⟨gradient, tangent⟩, it costs in
+reverse mode what storing the gradients would, and keeps forward mode, `linearize`, second derivatives and `vmap`.
+Losses of single examples have as many gradients as examples, and go back by recomputation.
 """
 
 import functools
