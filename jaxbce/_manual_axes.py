@@ -5,12 +5,14 @@ is the same everywhere is the sum over the devices. Most operations see to that 
 not change its type, and a custom derivative, whose tangents have the types of its arguments, need it settled before.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import Array
 
 from jaxbce._typing import AxisName
+
+Tree = TypeVar("Tree")
 
 _LAX: Any = jax.lax  # whose names differ from version to version
 
@@ -48,3 +50,9 @@ def _vary(value: Array, axes: tuple[str, ...]) -> Array:
     new = hasattr(_LAX, "pcast")
     varied: Array = _LAX.pcast(value, axes, to="varying") if new else _LAX.pvary(value, axes)
     return varied
+
+
+def alike(tree: Tree) -> Tree:
+    leaves, structure = jax.tree.flatten(tree)
+    result: Tree = jax.tree.unflatten(structure, vary_alike(*leaves))
+    return result
