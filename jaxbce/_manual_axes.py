@@ -20,6 +20,7 @@ _LAX: Any = jax.lax  # whose names differ from version to version
 def admit_axis_name(function: str, name: str, value: AxisName) -> int:
     """The number of devices along the mapped axis, or axes, that the argument `name` names."""
     try:
+        hash(value)  # A list of axes is none to JAX.
         return int(jax.lax.psum(1, value))
     except (NameError, TypeError):
         raise ValueError(
