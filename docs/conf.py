@@ -35,6 +35,7 @@ python_maximum_signature_line_length = 80
 add_module_names = False
 napoleon_custom_sections = ["Domain"]
 napoleon_use_ivar = True
+highlight_language = "none"  # blocks without a language are formulas
 default_role = "py:obj"  # a public name in a docstring is a link, any other name is code
 
 

@@ -14,7 +14,9 @@ def families() -> dict[str, list[str]]:
     found = {}
     for heading, lines in re.findall(r"^(\S.*)\n((?: {4}.*\n?)+)", menu, re.MULTILINE):
         # A name is listed before the colon of its line; what follows describes it.
-        listed = [name for line in lines.splitlines() for name in re.findall(r"`(\w+)`", re.split(r":(?: |$)", line)[0])]
+        listed = [
+            name for line in lines.splitlines() for name in re.findall(r"`(\w+)`", re.split(r":(?: |$)", line)[0])
+        ]
         found[heading] = [name for name in listed if name in public and name not in sum(found.values(), [])]
     found["More"] = [name for name in public if name not in sum(found.values(), [])]
     return {heading: names for heading, names in found.items() if names}

@@ -23,9 +23,9 @@
     return element;
   };
 
-  // Steps of 1, 2 or 5 times a power of ten, some five of them.
+  // Steps of 1, 2 or 5 times a power of ten, up to eight of them.
   const ticks = (low, high) => {
-    const rough = (high - low) / 5;
+    const rough = (high - low) / 8;
     const ten = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((m) => m * ten).find((s) => s >= rough);
     const first = Math.ceil(low / step - 1e-9);
