@@ -62,6 +62,8 @@ SPECIAL = (  # what, its exact value, form, quantity, logit, label
 
 
 def jax_evaluate(loss: Loss) -> Evaluate:
+    """A loss of JAX and its derivatives: eagerly, under `jit`, and under `jit` with a constant pos_weight."""
+
     def total(x: Any, y: Any, w: Any) -> Any:
         return loss(x, y, w).sum()
 
@@ -149,6 +151,7 @@ def _keras() -> Library:
 
 
 def libraries_at_hand() -> Iterator[tuple[str, Library]]:
+    """Yield jaxbce and its peers by name; None for one that is not installed."""
     for name, load in (("jaxbce", _jaxbce), ("torch", _torch), ("optax", _optax), ("Keras", _keras)):
         try:
             yield name, load()
@@ -204,6 +207,7 @@ def _probs(rng: np.random.Generator, dtype: np.dtype, n: int) -> np.ndarray:
 
 
 def exact_values(form: str, *args: np.ndarray | None) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Each quantity at (x, y, w): its exact value as high + low, and the larger term of which it is the difference."""
     multiprecise = args[0].dtype == np.float64
 
     def lift(values: np.ndarray) -> np.ndarray:

@@ -1,17 +1,13 @@
 """The documentation site: `python -m sphinx -W docs out/docs`. It needs no network, to build or to read."""
 
-import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
-DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # for figures, reference and the benchmarks they draw from
-
-import figures
-import reference
-
 import jaxbce
+from docs import figures, reference  # found from the root of the repository, where `python -m` looks first
+
+MADE = Path(__file__).parent / "_made"
 
 project = "jaxbce"
 author = "The jaxbce authors"
@@ -41,5 +37,5 @@ default_role = "py:obj"  # a public name in a docstring is a link, any other nam
 
 def setup(app: Sphinx) -> None:
     """What the pages include is written before they are read."""
-    app.connect("builder-inited", lambda _: figures.draw(DOCS / "_made"))
-    app.connect("builder-inited", lambda _: reference.write(DOCS / "_made" / "api.md"))
+    app.connect("builder-inited", lambda _: figures.draw(MADE))
+    app.connect("builder-inited", lambda _: reference.write(MADE / "api.md"))

@@ -8,17 +8,16 @@ import jaxbce
 
 
 def families() -> dict[str, list[str]]:
-    """The public names under the headings that the package docstring has them under; the rest under one of their own."""
-    public = [name for name in vars(jaxbce) if not name.startswith("_")]
+    """The public names under their headings in the package docstring; those that it leaves out stand under "More"."""
+    rest = [name for name in vars(jaxbce) if not name.startswith("_")]
     menu = inspect.getdoc(jaxbce).partition("\nAll losses are ")[0]
-    found = {}
+    found: dict[str, list[str]] = {}
     for heading, lines in re.findall(r"^(\S.*)\n((?: {4}.*\n?)+)", menu, re.MULTILINE):
-        # A name is listed before the colon of its line; what follows describes it.
-        listed = [
-            name for line in lines.splitlines() for name in re.findall(r"`(\w+)`", re.split(r":(?: |$)", line)[0])
-        ]
-        found[heading] = [name for name in listed if name in public and name not in sum(found.values(), [])]
-    found["More"] = [name for name in public if name not in sum(found.values(), [])]
+        # What stands before the colon of a line is listed, what follows describes it.
+        listed = re.findall(r"`(\w+)`", re.sub(r":(?: .*)?$", "", lines, flags=re.MULTILINE))
+        found[heading] = [name for name in listed if name in rest]
+        rest = [name for name in rest if name not in listed]
+    found["More"] = rest
     return {heading: names for heading, names in found.items() if names}
 
 

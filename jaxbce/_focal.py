@@ -130,10 +130,10 @@ def asymmetric_loss(
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
         labels: of the shape of `logits`, or a scalar; bool, integer or floating, in [0, 1].
-        gamma_pos: ≥ 0, broadcasts to the shape of `logits`; how much less an easy positive counts. A whole Python number
-            up to 16 is compiled in, and faster.
-        gamma_neg: ≥ 0, broadcasts to the shape of `logits`; how much less an easy negative counts. A whole Python number
-            up to 16 is compiled in, and faster.
+        gamma_pos: ≥ 0, broadcasts to the shape of `logits`; how much less an easy positive counts. A whole Python
+            number up to 16 is compiled in, and faster.
+        gamma_neg: ≥ 0, broadcasts to the shape of `logits`; how much less an easy negative counts. A whole Python
+            number up to 16 is compiled in, and faster.
         margin: in [0, 1], broadcasts to the shape of `logits`; taken off the probability of a negative.
         weight: ≥ 0, broadcasts to the shape of `logits`; multiplies the loss.
         label_smoothing: s in [0, 1]; labels become y·(1 - s) + s/2.

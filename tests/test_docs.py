@@ -1,5 +1,6 @@
 """The documentation site: its JavaScript computes what jaxbce does, its API page has every public name."""
 
+import functools
 import html
 import itertools
 import json
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 
 import jaxbce
-
 from docs import reference
 
 DOCS = pathlib.Path(reference.__file__).parent
@@ -59,24 +59,27 @@ def evaluated(program, folder):
     return json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
 
 
+def loss_and_slope(name):
+    """A loss of jaxbce of each entry, with its gradient, compiled once for all values of its options."""
+    loss = getattr(jaxbce, name)
+    slope = jax.grad(functools.partial(loss, reduction="sum"))
+    return jax.jit(lambda x, y, options: (loss(x, y, reduction="none", **options), slope(x, y, **options)))
+
+
 def test_the_page_computes_what_jaxbce_does(tmp_path):
     calls = [[camel(name), {camel(k): v for k, v in options.items()}] for name, options in CASES]
     got = evaluated(
-        f"{json.dumps(calls)}.map(([name, options]) => {json.dumps(LABELS)}.map((y) => {json.dumps(LOGITS)}.map((x) => {{"
-        " const { loss, gradient } = losses[name](x, y, options); return [loss, gradient]; })))",
+        f"{json.dumps(calls)}.map(([name, options]) => {json.dumps(LABELS)}.map((y) => {json.dumps(LOGITS)}.map((x) =>"
+        " { const { loss, gradient } = losses[name](x, y, options); return [loss, gradient]; })))",
         tmp_path,
     )
-    logits, labels = np.meshgrid(np.array(LOGITS), np.array(LABELS))
+    compiled = {name: loss_and_slope(name) for name in GRIDS}
+    logits, labels = np.meshgrid(LOGITS, LABELS)
     for (name, options), answer in zip(CASES, got, strict=True):
-        loss = getattr(jaxbce, name)
-        # Arrays: one compilation serves every gamma.
-        arrays = {k: v if v is None else jnp.float64(v) for k, v in options.items()}
-        values = loss(logits, labels, **arrays, reduction="none")
-        slopes = jax.grad(lambda x, f=loss, o=arrays: f(x, labels, **o, reduction="sum"))(logits)
-        expected = np.stack([values, slopes], axis=-1)
-        np.testing.assert_allclose(
-            np.array(answer, float), expected, rtol=1e-6, atol=1e-300, err_msg=f"{name} {options}"
-        )
+        options = {k: v if v is None else jnp.float64(v) for k, v in options.items()}
+        expected = np.stack(compiled[name](logits, labels, options), axis=-1)
+        where = f"{name} {options}"
+        np.testing.assert_allclose(np.array(answer, float), expected, rtol=1e-6, atol=1e-300, err_msg=where)
 
 
 def test_the_page_is_of_one_piece_with_its_scripts():
@@ -103,4 +106,4 @@ def test_the_api_page_has_every_public_name():
     public = {name for name in vars(jaxbce) if not name.startswith("_")}
     listed = [name for names in reference.families().values() for name in names]
     assert sorted(listed) == sorted(public)
-    assert list(reference.families())[0] == "Two classes, or many labels that are on or off independently"
+    assert next(iter(reference.families())) == "Two classes, or many labels that are on or off independently"
