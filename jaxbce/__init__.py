@@ -9,6 +9,9 @@ Two classes, or many labels that are on or off independently
 Classes of which exactly one holds
     `cross_entropy`: of class indices or class probabilities.
 
+All pairs of two batches
+    `sigmoid_contrastive_loss`: SigLIP's, whose B² logits never exist; over a ring of devices too.
+
 Generative adversarial networks
     `gan_discriminator_loss`, `gan_generator_loss`.
 
@@ -68,6 +71,7 @@ from jaxbce._balance import pos_weight_from_labels as pos_weight_from_labels
 from jaxbce._binary import binary_cross_entropy as binary_cross_entropy
 from jaxbce._binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from jaxbce._categorical import cross_entropy as cross_entropy
+from jaxbce._contrastive import sigmoid_contrastive_loss as sigmoid_contrastive_loss
 from jaxbce._criteria import BCELoss as BCELoss
 from jaxbce._criteria import BCEWithLogitsLoss as BCEWithLogitsLoss
 from jaxbce._criteria import CrossEntropyLoss as CrossEntropyLoss

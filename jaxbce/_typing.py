@@ -12,3 +12,6 @@ Axis: TypeAlias = int | tuple[int, ...] | list[int] | None
 """Which axes to reduce; None is all of them."""
 
 Reduction: TypeAlias = Literal["none", "mean", "weighted_mean", "sum"]
+
+AxisName: TypeAlias = str | tuple[str, ...]
+"""A mapped axis, or several as one."""

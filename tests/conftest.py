@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 2)  # so that sharding is real
+jax.config.update("jax_num_cpu_devices", 8)  # so that sharding is real
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -152,6 +152,44 @@ def test_gan_can_play_the_minimax_game():
     np.testing.assert_allclose(losses, expected, rtol=1e-12)
 
 
+def test_siglip_finds_the_other_half(tmp_path):
+    output = run("siglip.py", tmp_path, "--steps", "300", "--seed", "1")
+    rows = {name: numbers(output, f"{name} ") for name in ("chance", "before", "after")}
+    assert max(rows["before"][:2]) < 5
+    first, best, place = rows["after"]
+    assert first > 8
+    assert best > 35
+    assert place < 30 < rows["before"][2]
+    plot = pixels(tmp_path / "out" / "siglip.png")
+    for colour in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two: the curves.
+        assert (plot == colour).all(axis=-1).sum() > 500
+
+
+def test_data_parallel_is_one_device_and_a_mean_of_means_is_not(tmp_path):
+    output = run("data_parallel.py", tmp_path, "--steps", "50", "--seed", "1")
+    counts = numbers(output, "known labels by device:")
+    assert len(counts) == 8
+    assert max(counts) > 50 * min(counts)
+    for name in ("NamedSharding and jit", "shard_map and Average.psum"):
+        assert max(numbers(output, name)[2:]) < 1e-4
+    *_, off, apart = numbers(output, r"mean of means \(wrong\)")
+    assert min(off, apart) > 0.01
+
+
+def test_multi_process_is_one_process(tmp_path):
+    output = run("multi_process.py", tmp_path, "--steps", "20")
+    (known, first, last, off), (other_known, *same, other_off) = (numbers(output, f"process {i}:") for i in (0, 1))
+    assert known > 2 * other_known
+    assert [first, last] == same
+    assert last < first - 0.2
+    assert max(off, other_off) < 1e-5
+
+
+def test_multi_process_ends_what_it_started():
+    with pytest.raises(SystemExit, match=r"^the processes ended with \[-9, -9\]"):
+        module("multi_process.py").launch(2, 1, seconds=0.1)
+
+
 def test_multilabel_ranks_the_losses(tmp_path):
     output = run("multilabel.py", tmp_path, "--steps", "300", "--seeds", "1")
     every, rare, _, _ = numbers(output, "chance ")

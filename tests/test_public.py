@@ -14,17 +14,22 @@ PACKAGE = pathlib.Path(jaxbce.__file__).parent
 
 CRITERIA = {"BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss"}
 HELPERS = {"pos_weight_from_labels", "class_weight_from_counts"}
+CONTRASTIVE = {"sigmoid_contrastive_loss"}
 ADVERSARIAL = {"gan_discriminator_loss", "gan_generator_loss"}
-PUBLIC = {row.function.__name__ for row in LOSSES} | ADVERSARIAL | HELPERS | CRITERIA | {"Average"}
+PUBLIC = {row.function.__name__ for row in LOSSES} | ADVERSARIAL | CONTRASTIVE | HELPERS | CRITERIA | {"Average"}
 FUNCTIONS = [getattr(jaxbce, name) for name in sorted(PUBLIC - CRITERIA - {"Average"})]
 
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 
 COMMON_OPTIONS = ["pos_weight", "weight", "label_smoothing", "where", "axis", "reduction"]
 
+# Options by name that have no default: the model learns them.
+REQUIRED = {"sigmoid_contrastive_loss": {"logit_scale", "logit_bias"}}
+
 # Imports run downward only, and rooms on one floor do not import each other.
 FLOORS = {
     "_typing": 0,
+    "_manual_axes": 1,
     "_domains": 0,
     "_apart": 0,
     "_numerics": 1,
@@ -33,6 +38,7 @@ FLOORS = {
     "_logit_loss": 2,
     "_prob_loss": 2,
     "_softmax_loss": 2,
+    "_pairwise_loss": 2,
     "_alignment": 2,
     "_modulated_loss": 3,
     "_values": 3,
@@ -42,6 +48,7 @@ FLOORS = {
     "_balance": 5,
     "_elementwise": 6,
     "_categorical": 6,
+    "_contrastive": 6,
     "_binary": 7,
     "_focal": 7,
     "_adversarial": 8,
@@ -52,7 +59,7 @@ FLOORS = {
 
 def test_exports():
     assert {name for name in vars(jaxbce) if not name.startswith("_")} == PUBLIC
-    assert len(PUBLIC) == 13
+    assert len(PUBLIC) == 14
 
 
 def test_the_version_stands_in_one_place():
@@ -73,7 +80,7 @@ def test_signatures(function):
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert len(data) + len(options) == len(parameters)
     assert all(p.default is p.empty for p in data)
-    assert all(p.default is not p.empty for p in options)
+    assert {p.name for p in options if p.default is p.empty} == REQUIRED.get(function.__name__, set())
     if function.__name__ not in HELPERS:
         common = [p.name for p in options if p.name in COMMON_OPTIONS]
         assert (
