@@ -72,14 +72,14 @@ def _write(path: Path, figure: Figure, caption: str) -> None:
 
 # --- Every loss and its derivatives -------------------------------------------------------------------------------
 
-Curve = tuple[str, str, Callable[[Any], Any]]  # its name, its colour, the loss of a logit
+Curve = tuple[str, Callable[[Any], Any]]  # its name, the loss of a logit
 
 
 def _curves() -> Iterator[tuple[str, str, list[Curve]]]:
     def labels(loss: Callable[..., Any], **options: Any) -> list[Curve]:
         return [
-            ("label 1", BLUE, lambda x: loss(x, 1, **options)),
-            ("label 0", ORANGE, lambda x: loss(x, 0, **options)),
+            ("label 1", lambda x: loss(x, 1, **options)),
+            ("label 0", lambda x: loss(x, 0, **options)),
         ]
 
     yield "bce", "`binary_cross_entropy_with_logits`", labels(BCE)
@@ -88,8 +88,8 @@ def _curves() -> Iterator[tuple[str, str, list[Curve]]]:
     yield "focal", "`sigmoid_focal_loss`, `gamma=2`", labels(jaxbce.sigmoid_focal_loss)
     yield "asymmetric", "`asymmetric_loss`, `gamma_neg=4`, `margin=0.05`", labels(jaxbce.asymmetric_loss)
     generator = [
-        ("non-saturating", BLUE, jaxbce.gan_generator_loss),
-        ("saturating", ORANGE, lambda x: jaxbce.gan_generator_loss(x, saturating=True)),
+        ("non-saturating", jaxbce.gan_generator_loss),
+        ("saturating", lambda x: jaxbce.gan_generator_loss(x, saturating=True)),
     ]
     yield "generator", "`gan_generator_loss`", generator
 
@@ -98,11 +98,12 @@ def _three_orders(curves: list[Curve]) -> Figure:
     figure = Figure(figsize=(4.4, 5.2), layout="constrained")
     x = jnp.linspace(-6.0, 6.0, 241)
     for order, axes in enumerate(figure.subplots(3, 1, sharex=True)):
-        for name, colour, loss in curves:
+        # Dashes, because two Hessians may be the same.
+        for (name, loss), colour, line in zip(curves, (BLUE, ORANGE), ("-", "--"), strict=True):
             f = loss
             for _ in range(order):
                 f = jax.grad(f)
-            axes.plot(x, jax.jit(jax.vmap(f))(x), color=colour, label=name)
+            axes.plot(x, jax.jit(jax.vmap(f))(x), line, color=colour, label=name)
         axes.set_ylabel(("loss", "gradient", "Hessian")[order])
     axes.set_xlabel("logit x")
     figure.axes[0].legend()
@@ -145,8 +146,9 @@ def _errors(note: Path) -> Iterator[tuple[str, Figure, str]]:
                     error = abs(got - exact) / abs(exact)
                     worst = np.maximum(worst, np.where(np.isfinite(error), error, 10.0).max(axis=0))
             colour, line = styles[library]
-            axes.plot(edges[:-1] + 1, np.clip(worst, 1e-9, 10.0), line, color=colour, label=library)
-        axes.set(yscale="log", ylim=(1e-9, 100.0), xlabel="logit in favour of the label", ylabel="worst relative error")
+            over = 3 if library == "jaxbce" else 2
+            axes.plot(edges[:-1] + 1, np.clip(worst, 1e-9, 10.0), line, color=colour, label=library, zorder=over)
+        axes.set(yscale="log", ylim=(7e-10, 30.0), xlabel="logit in favour of the label", ylabel="worst relative error")
         axes.legend(ncols=3, loc="upper center", fontsize=9, bbox_to_anchor=(0.5, 1.22))
         yield name, figure, f"Worst relative error of the {name}, float32"
 

@@ -77,8 +77,8 @@
       const value = option === "posWeight" ? Number((10 ** Number(input.value)).toPrecision(3)) : Number(input.value);
       const none = option === "alpha" && value < 0; // the first stop of its slider
       const shown = none ? "None" : String(value);
-      row.querySelector("output").textContent = shown;
-      input.setAttribute("aria-valuetext", shown);
+      row.querySelector("span").textContent = shown;
+      input.setAttribute("aria-valuetext", shown); // what a screen reader says, in the place of the slider's own number
       if (applies) parameters[option] = none ? null : value;
     }
 
