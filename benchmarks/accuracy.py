@@ -61,7 +61,9 @@ SPECIAL = (  # what, its exact value, form, quantity, logit, label
 # --- Libraries ----------------------------------------------------------------------------------------------------
 
 
-def _jax_evaluate(loss: Loss) -> Evaluate:
+def jax_evaluate(loss: Loss) -> Evaluate:
+    """A loss of JAX and its derivatives: eagerly, under `jit`, and under `jit` with a constant pos_weight."""
+
     def total(x: Any, y: Any, w: Any) -> Any:
         return loss(x, y, w).sum()
 
@@ -85,10 +87,10 @@ def _jaxbce() -> Library:
         return jaxbce.binary_cross_entropy_with_logits(x, y, pos_weight=w, where=where, reduction="none")
 
     return {
-        "logits": _jax_evaluate(logits),
-        "pos_weight": _jax_evaluate(logits),
-        "probs": _jax_evaluate(lambda p, y, _: jaxbce.binary_cross_entropy(p, y, reduction="none")),
-        "masked": _jax_evaluate(lambda x, y, _: logits(x, y, None, where=~jnp.isnan(x))),
+        "logits": jax_evaluate(logits),
+        "pos_weight": jax_evaluate(logits),
+        "probs": jax_evaluate(lambda p, y, _: jaxbce.binary_cross_entropy(p, y, reduction="none")),
+        "masked": jax_evaluate(lambda x, y, _: logits(x, y, None, where=~jnp.isnan(x))),
     }
 
 
@@ -131,8 +133,8 @@ def _optax() -> Library:
 
     logits = optax.sigmoid_binary_cross_entropy
     return {
-        "logits": _jax_evaluate(lambda x, y, _: logits(x, y)),
-        "masked": _jax_evaluate(lambda x, y, _: jnp.where(jnp.isnan(x), 0.0, logits(x, y))),
+        "logits": jax_evaluate(lambda x, y, _: logits(x, y)),
+        "masked": jax_evaluate(lambda x, y, _: jnp.where(jnp.isnan(x), 0.0, logits(x, y))),
     }
 
 
@@ -142,13 +144,14 @@ def _keras() -> Library:
 
     loss = keras.ops.binary_crossentropy
     return {
-        "logits": _jax_evaluate(lambda x, y, _: loss(y, x, from_logits=True)),
-        "probs": _jax_evaluate(lambda p, y, _: loss(y, p)),
-        "masked": _jax_evaluate(lambda x, y, _: jnp.where(jnp.isnan(x), 0.0, loss(y, x, from_logits=True))),
+        "logits": jax_evaluate(lambda x, y, _: loss(y, x, from_logits=True)),
+        "probs": jax_evaluate(lambda p, y, _: loss(y, p)),
+        "masked": jax_evaluate(lambda x, y, _: jnp.where(jnp.isnan(x), 0.0, loss(y, x, from_logits=True))),
     }
 
 
-def _libraries() -> Iterator[tuple[str, Library]]:
+def libraries_at_hand() -> Iterator[tuple[str, Library]]:
+    """Yield jaxbce and its peers by name; None for one that is not installed."""
     for name, load in (("jaxbce", _jaxbce), ("torch", _torch), ("optax", _optax), ("Keras", _keras)):
         try:
             yield name, load()
@@ -177,7 +180,7 @@ def _cases(rng: np.random.Generator, dtype: np.dtype, form: str, labels: str) ->
         if labels == "hard":
             x, y = np.tile(x, 2), np.repeat(np.array([0.0, 1.0], dtype), x.size)
         w = None if weight is None else np.full(x.size, weight, dtype)
-        yield Case(x, y, w, _exact(form, x, y, w))
+        yield Case(x, y, w, exact_values(form, x, y, w))
 
 
 def _logits(rng: np.random.Generator, dtype: np.dtype, n: int) -> np.ndarray:
@@ -203,7 +206,8 @@ def _probs(rng: np.random.Generator, dtype: np.dtype, n: int) -> np.ndarray:
     return p[(p >= info.tiny) & (p < 1.0)]
 
 
-def _exact(form: str, *args: np.ndarray | None) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def exact_values(form: str, *args: np.ndarray | None) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Each quantity at (x, y, w): its exact value as high + low, and the larger term of which it is the difference."""
     multiprecise = args[0].dtype == np.float64
 
     def lift(values: np.ndarray) -> np.ndarray:
@@ -320,7 +324,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     mpmath.mp.prec = 120
     seed = np.random.SeedSequence(options.seed).entropy
-    libraries = dict(_libraries())
+    libraries = dict(libraries_at_hand())
     with np.errstate(all="ignore"):
         table, exceeded = _errors(np.random.default_rng(seed), libraries)
     _print(table)

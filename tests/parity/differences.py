@@ -26,7 +26,7 @@ class Difference:
     """One call that the two libraries answer differently.
 
     Attributes:
-        name: what differs; the README lists the same names.
+        name: what differs; docs/differences.md lists the same names.
         why: why jaxbce departs from PyTorch.
         function: "logits", "probs" or "classes", as in `cases`; "sigmoid" is the probability form of the sigmoid of
             logits.
