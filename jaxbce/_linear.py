@@ -59,8 +59,7 @@ def linear_binary_cross_entropy(
         label_smoothing: s in [0, 1]; labels become y·(1 - s) + s/2.
         reduction: "mean" (Σ loss / (B·L)), "weighted_mean" (Σ loss / Σ weight), "sum", or "none": the loss of each
             example, summed over its labels.
-        chunk_size: how many labels at a time; None chooses it such that a chunk takes a few MB, or little more than
-            128 labels need.
+        chunk_size: how many labels at a time; None chooses it such that a chunk takes a few MB, but at least 512.
         axis_name: inside `shard_map` and the like, the mapped axis (or axes) over which the batch is split: sums and
             means then are those of the whole batch.
         label_axis_name: the mapped axis (or axes) over which the labels are split: `kernel`, `bias`, `labels` and
@@ -167,10 +166,10 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
 
 
 def _default_chunk(batch: int, width: int) -> int:
-    """How many labels at a time: such that logits and kernel of a chunk fit a cache, several arrays of each."""
+    """How many labels at a time: so few that the arrays of a chunk fit a cache, but no products of slivers."""
     if not isinstance(batch, int):  # a symbol, while a function is exported
         batch = 256
-    return max(128, 400_000 // (batch + width + 1) // 128 * 128)
+    return max(512, 400_000 // (batch + width + 1) // 128 * 128)
 
 
 def _index(names: tuple[str, ...]) -> Array | int:
