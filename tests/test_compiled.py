@@ -1,6 +1,7 @@
 """What stands for speed and can be counted: memory beside inputs and results, passes over them, traces."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,3 +113,15 @@ def test_the_benchmark_prints_its_table(capsys, tmp_path, monkeypatch):
     assert [row[1] for row in rows[2:6]] == ["mean", "value_and_grad", "none", "HVP"]
     assert all(float(row[3]) > 0 for row in rows[2:])
     assert chart.stat().st_size > 1000
+
+
+def test_the_benchmark_of_the_pairwise_loss_prints_its_tables():
+    script = Path(__file__).parents[1] / "benchmarks" / "contrastive.py"
+    arguments = "--sizes 64 --seconds 0 --devices 2 4 --examples 16 --without torch"
+    done = subprocess.run([sys.executable, script, *arguments.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    (size, *times, memory, _), ring = rows[2], rows[5:]
+    assert (size, float(times[0]) > 0, times[2], float(memory) < 1) == ("64", True, "—", True)
+    assert [row[:2] for row in ring] == [["2", "32"], ["4", "64"]]
+    assert ring[0][2] == ring[1][2]
