@@ -93,7 +93,6 @@ def _pass(pairs: Pairs, plan: Plan, wanted: tuple[bool, ...]) -> _Sums:
     x, y, scale, bias = pairs
     dtype = jnp.float64 if jnp.float64 in (x.dtype, y.dtype) else jnp.float32
     scale, bias = (jax.lax.convert_element_type(value, dtype) for value in (scale, bias))
-
     rows, by_x, by_y, _ = vary_alike(*(jnp.zeros(shape, dtype) for shape in (x.shape[:1], x.shape, y.shape)), x)
     gradients = zip((by_x, by_y, rows, rows), wanted, strict=True)
     sums = _Sums(rows, *(zero if want else None for zero, want in gradients))

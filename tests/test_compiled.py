@@ -1,9 +1,5 @@
 """What stands for speed and can be counted: memory beside inputs and results, passes over them, traces."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +7,6 @@ import pytest
 
 from jaxbce._numerics import _LOG1P, log1p_exp
 from tests.losses import BINARY, FAMILIES
-from tests.settings import DEFAULTS, configured
 
 N = 100_000
 
@@ -98,32 +93,3 @@ def test_the_polynomial_is_nearer_than_log1p(rng):
     exact = np.log1p(m)
     unit = np.spacing(exact.astype(np.float32)).astype(np.float64)
     assert np.max(abs(np.asarray(jax.jit(log1p_exp)(x), np.float64) - exact) / unit) < 1.6
-
-
-def test_the_benchmark_prints_its_table(capsys, tmp_path, monkeypatch):
-    path = Path(__file__).parents[1] / "benchmarks" / "speed.py"
-    specification = importlib.util.spec_from_file_location("speed", path)
-    speed = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(speed)
-    chart = tmp_path / "speed.png"
-    arguments = "--size 1e3 --sizes --seconds 0 --losses binary_cross_entropy_with_logits --without torch Keras"
-    monkeypatch.setattr(sys, "argv", ["speed.py", *arguments.split(), "--chart", str(chart)])
-    speed.main()
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [row[1] for row in rows[2:6]] == ["mean", "value_and_grad", "none", "HVP"]
-    assert all(float(row[3]) > 0 for row in rows[2:])
-    assert chart.stat().st_size > 1000
-
-
-def test_the_benchmark_of_many_labels_prints_its_table(capsys, monkeypatch):
-    folder = Path(__file__).parents[1] / "benchmarks"
-    monkeypatch.syspath_prepend(folder)
-    large = importlib.import_module("large")
-    arguments = "--sizes 500 1000 --seconds 0 --losses frozen --without torch"
-    monkeypatch.setattr(sys, "argv", ["large.py", *arguments.split()])
-    with configured(**DEFAULTS):
-        large.main()
-    *_, row = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| "))
-    assert row[:4] == ["| linear, frozen kernel", "1,000", "256", "128"]
-    assert float(row[4]) > 0
-    assert 0 < float(row[7]) < float(row[8].removesuffix(" |"))
