@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxbce._inputs import admit_values
-from jaxbce._manual_axes import admit_axis_name, vary_alike
+from jaxbce._manual_axes import admit_axes, alike, devices
 from jaxbce._options import admit_reduction
 from jaxbce._pairwise_loss import Plan, pairwise_losses, pairwise_total
 from jaxbce._typing import ArrayLike, AxisName, Reduction
@@ -86,13 +86,13 @@ def sigmoid_contrastive_loss(
         )
     scale, bias = _scalar("logit_scale", logit_scale), _scalar("logit_bias", logit_bias)
     admit_reduction(_FUNCTION, reduction, None, 1)
-    devices = 1 if axis_name is None else admit_axis_name(_FUNCTION, "axis_name", axis_name)
-    batch = len(x) * devices
+    axes = admit_axes(_FUNCTION, "axis_name", axis_name)
+    batch = len(x) * devices(axes)
     # The mean of an empty batch is NaN, as in NumPy and PyTorch.
     share = 1.0 if reduction in ("none", "sum") else 1 / batch if batch else math.nan
-    plan = Plan(_admit_tile_size(tile_size), axis_name, devices, share)
+    plan = Plan(_admit_tile_size(tile_size), axes, share)
     # The gradient of what is the same on every device is a sum over them: it is the cast that makes the sum.
-    pairs = vary_alike(x, y, scale, bias, axis_name=axis_name)
+    pairs = alike((x, y, scale, bias), axes)
     loss: Array = _from_pairs(*pairs, plan=plan, each=reduction == "none")
     return loss
 

@@ -9,11 +9,11 @@ from jax import Array
 
 from jaxbce._alignment import guard, spread
 from jaxbce._linear_head import Arrays, losses, total
-from jaxbce._linear_inputs import AdmittedHead, AxisName, HeadOptions, admit_head, devices
-from jaxbce._manual_axes import alike
+from jaxbce._linear_inputs import AdmittedHead, HeadOptions, admit_head
+from jaxbce._manual_axes import alike, devices, sum_over
 from jaxbce._positives import is_beyond
 from jaxbce._reduction import Average
-from jaxbce._typing import ArrayLike, Reduction
+from jaxbce._typing import ArrayLike, AxisName, Reduction
 
 
 def linear_binary_cross_entropy(
@@ -28,8 +28,8 @@ def linear_binary_cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
-    axis_name: AxisName = None,
-    label_axis_name: AxisName = None,
+    axis_name: AxisName | None = None,
+    label_axis_name: AxisName | None = None,
 ) -> Array:
     r"""Binary cross-entropy of the logits features @ kernel + bias, which never exist beyond one chunk of labels.
 
@@ -114,24 +114,24 @@ def linear_binary_cross_entropy(
 
 @functools.partial(jax.jit, static_argnames="options")
 def _from_head(given: AdmittedHead, *, options: HeadOptions) -> Array:
-    given = alike(given)
+    axes = options.batch_axes + options.label_axes
+    given = alike(given, axes)
     (batch, width), labels = given.features.shape, given.kernel.shape[1]
     shared, by_label = _arrange(given, options.label_axes)
     chunk = min(options.chunk_size or _default_chunk(batch, width), max(labels, 1))
     if options.reduction == "none":
-        return _psum(losses(shared, by_label, chunk), options.label_axes)
-    axes = options.batch_axes + options.label_axes
+        return sum_over(losses(shared, by_label, chunk), options.label_axes)
     weight, number = shared["example_weight"], batch * labels * devices(axes)
     if options.reduction != "sum" and number == 0:
         return jnp.full((), jnp.nan, weight.dtype)  # The mean of an empty array, as in NumPy and PyTorch.
     if options.reduction == "mean" or (options.reduction == "weighted_mean" and given.weight is None):
         # Inside the sum the quotient costs nothing; outside, one more pass over the gradient of the kernel.
         shared["example_weight"] = weight / jnp.full_like(weight, number)
-    sum_ = _psum(total(shared, by_label, chunk), axes)
+    sum_ = sum_over(total(shared, by_label, chunk), axes)
     if options.reduction != "weighted_mean" or given.weight is None:
         return sum_
     weights = guard(given.weight.astype(weight.dtype), "weight")
-    return Average(sum_, _psum(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
+    return Average(sum_, sum_over(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
 
 
 def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, Arrays]:
@@ -161,7 +161,7 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
         # An index of no label makes the loss of its example NaN, and its gradient.
         example_weight *= jnp.where(jnp.any(stray, 1), jnp.nan, jnp.ones_like(example_weight))
         index = jnp.where(stray | (given.positives < 0), -number, given.positives.astype(jnp.int32))
-        shared["positives"] = index - labels * _index(label_axes)
+        shared["positives"] = index - labels * (jax.lax.axis_index(label_axes) if label_axes else 0)
     return shared | {"example_weight": example_weight}, by_label
 
 
@@ -170,16 +170,3 @@ def _default_chunk(batch: int, width: int) -> int:
     if not isinstance(batch, int):  # a symbol, while a function is exported
         batch = 256
     return max(512, 400_000 // (batch + width + 1) // 128 * 128)
-
-
-def _index(names: tuple[str, ...]) -> Array | int:
-    """Which device this is along axes of these names."""
-    index: Array | int = 0
-    for name in names:
-        index = index * jax.lax.axis_size(name) + jax.lax.axis_index(name)
-    return index
-
-
-def _psum(value: Array, names: tuple[str, ...]) -> Array:
-    summed: Array = jax.lax.psum(value, names) if names else value
-    return summed

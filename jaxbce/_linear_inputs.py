@@ -1,21 +1,18 @@
 """The boundary of the fused linear head: features, a kernel, and labels in either of two forms."""
 
-import math
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._inputs import Target, admit_smoothing, admit_values, admit_weight
+from jaxbce._manual_axes import admit_axes, devices
 from jaxbce._options import admit_reduction
 from jaxbce._positives import admit_positives
-from jaxbce._typing import ArrayLike, Reduction
+from jaxbce._typing import ArrayLike, AxisName, Reduction
 from jaxbce._values import within
-
-AxisName: TypeAlias = str | Sequence[str] | None
 
 
 class AdmittedHead(NamedTuple):
@@ -53,8 +50,8 @@ def admit_head(
     label_smoothing: ArrayLike,
     reduction: Reduction,
     chunk_size: int | None,
-    axis_name: AxisName,
-    label_axis_name: AxisName,
+    axis_name: AxisName | None,
+    label_axis_name: AxisName | None,
 ) -> tuple[AdmittedHead, HeadOptions]:
     """Check the arguments of `function`.
 
@@ -70,7 +67,9 @@ def admit_head(
         raise ValueError(
             f"{function}: give either labels [B, L] or positives [B, K], got {'neither' if labels is None else 'both'}."
         )
-    shape, label_axes = (x.shape[0], k.shape[1]), _names(label_axis_name)
+    batch_axes = admit_axes(function, "axis_name", axis_name)
+    label_axes = admit_axes(function, "label_axis_name", label_axis_name)
+    shape = x.shape[0], k.shape[1]
     logits = jax.ShapeDtypeStruct(shape, x.dtype)
     target = Target(function, "features @ kernel", logits)
     given = AdmittedHead(
@@ -84,18 +83,7 @@ def admit_head(
         admit_smoothing(function, label_smoothing),
     )
     admit_reduction(function, reduction, None, 1)
-    return given, HeadOptions(_chunk_size(function, chunk_size), _names(axis_name), label_axes, reduction)
-
-
-def devices(names: tuple[str, ...]) -> int:
-    """Over how many devices, or mapped instances, axes of these names go."""
-    return math.prod(map(jax.lax.axis_size, names))
-
-
-def _names(name: AxisName) -> tuple[str, ...]:
-    if name is None:
-        return ()
-    return (name,) if isinstance(name, str) else tuple(name)
+    return given, HeadOptions(_chunk_size(function, chunk_size), batch_axes, label_axes, reduction)
 
 
 def _floating(function: str, name: str, value: ArrayLike) -> Array:

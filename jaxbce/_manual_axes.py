@@ -17,43 +17,53 @@ Tree = TypeVar("Tree")
 _LAX: Any = jax.lax  # whose names differ from version to version
 
 
-def admit_axis_name(function: str, name: str, value: AxisName) -> int:
-    """The number of devices along the mapped axis, or axes, that the argument `name` names."""
+def admit_axes(function: str, name: str, value: AxisName | None) -> tuple[str, ...]:
+    """The mapped axes, none or several, that the argument `name` names."""
+    if value is None:
+        return ()
+    axes = value if isinstance(value, tuple) else (value,)
     try:
-        hash(value)  # A list of axes is none to JAX.
-        return int(jax.lax.psum(1, value))
+        devices(axes)
     except (NameError, TypeError):
         raise ValueError(
             f"{function}: {name} must name a mapped axis, got {value!r}, which is none here. "
             f"Call it inside jax.shard_map over a mesh with that axis, or leave {name} out."
         ) from None
+    return axes
 
 
-def varying(value: Array) -> frozenset[str]:
+def devices(axes: tuple[str, ...]) -> int:
+    """Over how many devices, or mapped instances, the axes go."""
+    return int(jax.lax.psum(1, axes)) if axes else 1
+
+
+def sum_over(value: Array, axes: tuple[str, ...]) -> Array:
+    """The sum of the values of all devices along the axes."""
+    total: Array = jax.lax.psum(value, axes) if axes else value
+    return total
+
+
+def alike(tree: Tree, axes: tuple[str, ...] = ()) -> Tree:
+    """The arrays of `tree`, each varying over every mapped axis that one of them varies over, and over `axes`."""
+    leaves, structure = jax.tree.flatten(tree)
+    # The index of a device varies over an axis wherever that is kept account of, and only there.
+    anchors = [*leaves, *map(jax.lax.axis_index, axes)]
+    joint: frozenset[str] = frozenset().union(*map(_varying, anchors))
+    varied: Tree = jax.tree.unflatten(structure, [_vary(leaf, joint - _varying(leaf)) for leaf in leaves])
+    return varied
+
+
+def _varying(value: Array) -> frozenset[str]:
     """The mapped axes over which `shard_map` knows the value to vary; none where it does not check."""
     kind = jax.typeof(value)
     # Under the first name until it moved, in jax 0.10 at the latest.
     return frozenset(kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying)
 
 
-def vary_alike(*values: Array, axis_name: AxisName | None = None) -> tuple[Array, ...]:
-    """The values, each varying over every mapped axis that one of them varies over, and over `axis_name`."""
-    # The index of a device varies over the axis wherever that is kept account of, and only there.
-    anchors = values if axis_name is None else (*values, jax.lax.axis_index(axis_name))
-    joint = frozenset().union(*map(varying, anchors))
-    return tuple(_vary(value, tuple(sorted(joint - varying(value)))) for value in values)
-
-
-def _vary(value: Array, axes: tuple[str, ...]) -> Array:
+def _vary(value: Array, axes: frozenset[str]) -> Array:
     if not axes:
         return value
     # The first is what newer versions call the second.
-    new = hasattr(_LAX, "pcast")
-    varied: Array = _LAX.pcast(value, axes, to="varying") if new else _LAX.pvary(value, axes)
+    new, names = hasattr(_LAX, "pcast"), tuple(sorted(axes))
+    varied: Array = _LAX.pcast(value, names, to="varying") if new else _LAX.pvary(value, names)
     return varied
-
-
-def alike(tree: Tree) -> Tree:
-    leaves, structure = jax.tree.flatten(tree)
-    result: Tree = jax.tree.unflatten(structure, vary_alike(*leaves))
-    return result

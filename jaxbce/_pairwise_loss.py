@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbce._manual_axes import vary_alike
+from jaxbce._manual_axes import alike, devices, sum_over
 from jaxbce._numerics import Tangent, sigmoid, softplus
-from jaxbce._typing import AxisName
 
 Pairs: TypeAlias = tuple[Array, Array, Array, Array]
 """x and y, both [B, D], scale and bias; they vary alike over mapped axes."""
@@ -28,13 +27,12 @@ Pairs: TypeAlias = tuple[Array, Array, Array, Array]
 class Plan(NamedTuple):
     """How a pass runs; all of it is static.
 
-    `tile_size` is the most rows and columns of a tile. `axis_name` is the mapped axis of `devices` devices along which
-    the batches are split. `share` multiplies the sum of the losses.
+    `tile_size` is the most rows and columns of a tile. `axes` are the mapped axes along which the batches are split.
+    `share` multiplies the sum of the losses.
     """
 
     tile_size: int
-    axis_name: AxisName | None
-    devices: int
+    axes: tuple[str, ...]
     share: float
 
 
@@ -59,7 +57,7 @@ def pairwise_total(x: Array, y: Array, scale: Array, bias: Array, plan: Plan) ->
     costs that one pass, as with a `custom_vjp`, and forward mode and all that is built of it work too. Left to
     autodiff, with `jax.checkpoint` for the memory, the logits are made twice, and a step takes 1.25 times as long.
     """
-    return _over_devices(plan.share * jnp.sum(pairwise_losses(x, y, scale, bias, plan)), plan)
+    return sum_over(plan.share * jnp.sum(pairwise_losses(x, y, scale, bias, plan)), plan.axes)
 
 
 @functools.partial(pairwise_total.defjvp, symbolic_zeros=True)
@@ -71,17 +69,12 @@ def _(plan: Plan, primals: Pairs, tangents: tuple[Tangent, ...]) -> tuple[Array,
         if gradient is not None and not isinstance(tangent, SymbolicZero):
             product = gradient * jax.lax.convert_element_type(tangent, gradient.dtype)
             change += jnp.sum(product) if tangent.ndim else plan.share * jnp.sum(product)
-    return _over_devices(total, plan), _over_devices(change, plan)
+    return sum_over(total, plan.axes), sum_over(change, plan.axes)
 
 
 def pairwise_losses(x: Array, y: Array, scale: Array, bias: Array, plan: Plan) -> Array:
     """The loss of each x_i, which pairs with every y_j of all devices."""
     return _pass((x, y, scale, bias), plan, (False,) * 4).losses
-
-
-def _over_devices(value: Array, plan: Plan) -> Array:
-    total: Array = value if plan.axis_name is None else jax.lax.psum(value, plan.axis_name)
-    return total
 
 
 def _pass(pairs: Pairs, plan: Plan, wanted: tuple[bool, ...]) -> _Sums:
@@ -93,20 +86,21 @@ def _pass(pairs: Pairs, plan: Plan, wanted: tuple[bool, ...]) -> _Sums:
     x, y, scale, bias = pairs
     dtype = jnp.float64 if jnp.float64 in (x.dtype, y.dtype) else jnp.float32
     scale, bias = (jax.lax.convert_element_type(value, dtype) for value in (scale, bias))
-    rows, by_x, by_y, _ = vary_alike(*(jnp.zeros(shape, dtype) for shape in (x.shape[:1], x.shape, y.shape)), x)
+    rows, by_x, by_y, _ = alike((*(jnp.zeros(shape, dtype) for shape in (x.shape[:1], x.shape, y.shape)), x))
     gradients = zip((by_x, by_y, rows, rows), wanted, strict=True)
     sums = _Sums(rows, *(zero if want else None for zero, want in gradients))
-    if plan.axis_name is None:
+    if not plan.axes:
         return _block(sums, (x, y, scale, bias), jnp.int32(0), plan)
-    following = [(device, (device + 1) % plan.devices) for device in range(plan.devices)]
+    hops = devices(plan.axes)
+    following = [(device, (device + 1) % hops) for device in range(hops)]
 
     def hop(carry: tuple[_Sums, Array], number: Array) -> tuple[tuple[_Sums, Array], None]:
         sums, y = carry
         sums = _block(sums, (x, y, scale, bias), number, plan)
-        by_y, y = jax.lax.ppermute((sums.y, y), plan.axis_name, following)
+        by_y, y = jax.lax.ppermute((sums.y, y), plan.axes, following)
         return (sums._replace(y=by_y), y), None
 
-    (sums, _), _ = jax.lax.scan(hop, (sums, y), jnp.arange(plan.devices, dtype=jnp.int32))
+    (sums, _), _ = jax.lax.scan(hop, (sums, y), jnp.arange(hops, dtype=jnp.int32))
     return sums
 
 
