@@ -9,6 +9,10 @@ Two classes, or many labels that are on or off independently
 Classes of which exactly one holds
     `cross_entropy`: of class indices or class probabilities.
 
+Labels by the hundred thousand, of which few are on
+    `sparse_binary_cross_entropy_with_logits`: the labels that are on are named by their indices.
+    `linear_binary_cross_entropy`: of features and a kernel, where the logits do not fit in memory.
+
 All pairs of two batches
     `sigmoid_contrastive_loss`: SigLIP's, whose B² logits never exist; over a ring of devices too.
 
@@ -77,6 +81,8 @@ from jaxbce._criteria import BCEWithLogitsLoss as BCEWithLogitsLoss
 from jaxbce._criteria import CrossEntropyLoss as CrossEntropyLoss
 from jaxbce._focal import asymmetric_loss as asymmetric_loss
 from jaxbce._focal import sigmoid_focal_loss as sigmoid_focal_loss
+from jaxbce._linear import linear_binary_cross_entropy as linear_binary_cross_entropy
 from jaxbce._reduction import Average as Average
+from jaxbce._sparse import sparse_binary_cross_entropy_with_logits as sparse_binary_cross_entropy_with_logits
 
 __version__ = "0.1.0"

@@ -44,7 +44,7 @@ def compute_dtype(array: Array) -> type[np.floating]:
     return np.float64 if array.dtype == np.float64 else np.float32
 
 
-def spread(value: Array, like: Array) -> Array:
+def spread(value: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
     """`value` in the shape of `like`, and in its sharding: `broadcast_to` would forget an explicit one."""
     if value.shape == like.shape:
         return value

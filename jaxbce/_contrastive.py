@@ -52,9 +52,9 @@ def sigmoid_contrastive_loss(
         y: floating, shape [B, D]: the vectors that belong to those of `x`, in the same order.
         logit_scale: a scalar; 10 at the start of the paper's training.
         logit_bias: a scalar; -10 at the start of the paper's training, when nearly all pairs are negative.
-        tile_size: the most rows and columns of a tile, 512 if None. What is computed at one time takes some
-            5·tile_size² numbers; a GPU is busier with 2048 or more.
-        axis_name: the mapped axis, or axes, over which the batch is split; None if x and y are the whole batch.
+        tile_size: the most rows and columns of a tile, 512 if None, which suits a CPU. What is computed at one time
+            takes some 5·tile_size² numbers. An accelerator may like larger tiles; none has been measured.
+        axis_name: the mapped axis, or tuple of axes, over which the batch is split; None if x and y are all of it.
         reduction: "mean" (Σ loss of all pairs / B, where B counts the examples on all devices) or, the same here,
             "weighted_mean"; "sum"; "none": of each x_i the loss with every y_j.
 
@@ -91,7 +91,7 @@ def sigmoid_contrastive_loss(
     # The mean of an empty batch is NaN, as in NumPy and PyTorch.
     share = 1.0 if reduction in ("none", "sum") else 1 / batch if batch else math.nan
     plan = Plan(_admit_tile_size(tile_size), axis_name, devices, share)
-    # A replicated scale, say, has the gradient of all devices: the cast to what varies is what sums it.
+    # The gradient of what is the same on every device is a sum over them: it is the cast that makes the sum.
     pairs = vary_alike(x, y, scale, bias, axis_name=axis_name)
     loss: Array = _from_pairs(*pairs, plan=plan, each=reduction == "none")
     return loss

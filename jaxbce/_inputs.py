@@ -24,7 +24,7 @@ class Target(NamedTuple):
 
     function: str
     name: str
-    array: Array
+    array: Array | jax.ShapeDtypeStruct
 
 
 def admit(

@@ -54,6 +54,20 @@ def _(fused: bool, primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) ->
 
 
 @jax.custom_jvp
+def hard_logit_loss(x: Array, labels: Array) -> Array:
+    """ℓ(x, y) of bool labels: softplus of x, or of -x where y; soft labels take more operations."""
+    u = jnp.where(labels, -x, x)
+    return jnp.maximum(u, 0.0) + log1p_exp(u, fused=True)
+
+
+@functools.partial(hard_logit_loss.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Tangent]) -> tuple[Array, Array]:
+    x, labels = primals
+    p = sigmoid(jnp.where(labels, -x, x))
+    return hard_logit_loss(x, labels), jnp.where(labels, -p, p) * tangents[0]
+
+
+@jax.custom_jvp
 def logit_slope(x: Array, labels: Array, pos_weight: Array | None) -> Array:
     """∂ℓ/∂x = b·σ(x) - a·σ(-x), from q = σ(-|x|) alone: 1 - q would lose the tail."""
     a, b = coefficients(labels, pos_weight)

@@ -5,12 +5,14 @@ is the same everywhere is the sum over the devices. Most operations see to that 
 not change its type, and a custom derivative, whose tangents have the types of its arguments, need it settled before.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import Array
 
 from jaxbce._typing import AxisName
+
+Tree = TypeVar("Tree")
 
 _LAX: Any = jax.lax  # whose names differ from version to version
 
@@ -18,6 +20,7 @@ _LAX: Any = jax.lax  # whose names differ from version to version
 def admit_axis_name(function: str, name: str, value: AxisName) -> int:
     """The number of devices along the mapped axis, or axes, that the argument `name` names."""
     try:
+        hash(value)  # A list of axes is none to JAX.
         return int(jax.lax.psum(1, value))
     except (NameError, TypeError):
         raise ValueError(
@@ -48,3 +51,9 @@ def _vary(value: Array, axes: tuple[str, ...]) -> Array:
     new = hasattr(_LAX, "pcast")
     varied: Array = _LAX.pcast(value, axes, to="varying") if new else _LAX.pvary(value, axes)
     return varied
+
+
+def alike(tree: Tree) -> Tree:
+    leaves, structure = jax.tree.flatten(tree)
+    result: Tree = jax.tree.unflatten(structure, vary_alike(*leaves))
+    return result

@@ -42,7 +42,7 @@ class _Within(NamedTuple):
         return (least < 0.0) | (most > min(self.high, float(np.finfo(value.dtype).max))), least, most
 
 
-def within(function: str, name: str, value: Array, mask: Array | None, like: Array) -> Array:
+def within(function: str, name: str, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Array:
     """`value`, unless an entry that the mask includes leaves the domain of `name`.
 
     The mask says which entries count once value and mask have the shape of `like`.
@@ -53,7 +53,9 @@ def within(function: str, name: str, value: Array, mask: Array | None, like: Arr
     return refuse(value, mask, like, _Within(domain.high), f"{function}: {name} must {domain.rule}", domain.remedy)
 
 
-def refuse(value: Array, mask: Array | None, like: Array, rule: Rule, words: str, remedy: str) -> Array:
+def refuse(
+    value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct, rule: Rule, words: str, remedy: str
+) -> Array:
     """`value`, unless it breaks the rule that `words` tell: refused at once or, if not readable, by `checkify`."""
     if is_readable(value) and (mask is None or is_readable(mask)):
         outside, low, high = _read(rule, value, mask, like)
@@ -72,7 +74,7 @@ def is_readable(leaf: object) -> bool:
     return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
 
 
-def _read(rule: Rule, value: Array, mask: Array | None, like: Array) -> Facts:
+def _read(rule: Rule, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Facts:
     """What the rule finds in arrays that can be read."""
     # NumPy reads an array in the memory of the host where it lies. To call a compiled function and to wait for its
     # answer takes longer than a small loss.

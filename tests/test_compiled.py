@@ -11,6 +11,7 @@ import pytest
 
 from jaxbce._numerics import _LOG1P, log1p_exp
 from tests.losses import BINARY, FAMILIES
+from tests.settings import DEFAULTS, configured
 
 N = 100_000
 
@@ -112,3 +113,17 @@ def test_the_benchmark_prints_its_table(capsys, tmp_path, monkeypatch):
     assert [row[1] for row in rows[2:6]] == ["mean", "value_and_grad", "none", "HVP"]
     assert all(float(row[3]) > 0 for row in rows[2:])
     assert chart.stat().st_size > 1000
+
+
+def test_the_benchmark_of_many_labels_prints_its_table(capsys, monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    large = importlib.import_module("large")
+    arguments = "--sizes 500 1000 --seconds 0 --losses frozen --without torch"
+    monkeypatch.setattr(sys, "argv", ["large.py", *arguments.split()])
+    with configured(**DEFAULTS):
+        large.main()
+    *_, row = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| "))
+    assert row[:4] == ["| linear, frozen kernel", "1,000", "256", "128"]
+    assert float(row[4]) > 0
+    assert 0 < float(row[7]) < float(row[8].removesuffix(" |"))

@@ -332,6 +332,7 @@ X = np.ones((4, 3), np.float32)
         (X, X, {"tile_size": True}, TypeError, "tile_size must be an integer or None, got True"),
         (X, X, {"reduction": "avg"}, ValueError, "reduction must be one of 'none', 'mean', .*got 'avg'"),
         (X, X, {"axis_name": "data"}, ValueError, "axis_name must name a mapped axis, got 'data'.*shard_map"),
+        (X, X, {"axis_name": ["a", "b"]}, ValueError, r"axis_name must name a mapped axis, got \['a', 'b'\]"),
         (X, X, {"axis_name": ("a", "b")}, ValueError, r"axis_name must name a mapped axis, got \('a', 'b'\)"),
     ],
 )

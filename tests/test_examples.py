@@ -207,3 +207,29 @@ def test_multilabel_ranks_the_losses(tmp_path):
     assert blind_recall < recall - 0.1
     for name in names[1:]:
         assert abs(rows[name][1] - (rows[name][0] - rows["BCE  "][0])) < 0.002
+
+
+def test_extreme_labels_learns_in_little_memory(tmp_path):
+    small = "--labels 20000 --steps 60 --width 32 --batch 128 --tested 1000 --packages"
+    output = run("extreme_labels.py", tmp_path, *small.split())
+    assert numbers(output, r"\d+ words of \d+ files; ") == [20000]
+    (first, fifth), (start, start_fifth) = (numbers(output, name) for name in ("trained", "most frequent words"))
+    assert first > start + 0.05
+    assert fifth > start_fifth
+    before, after = (float(n) for n in re.findall(r"([\d.]+) at (?:first|the end)", output))
+    assert after < before - 1
+    assert numbers(output, "naive")[0] > 5 * numbers(output, "fused")[0]
+
+
+def test_extreme_labels_ranks_chunk_by_chunk(rng, monkeypatch):
+    example = module("extreme_labels.py")
+    monkeypatch.setattr(example, "CHUNK", 8)
+    features, kernel, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 3), (3, 21), (21,)))
+    logits = features @ kernel + bias
+    np.testing.assert_array_equal(example.top(features, kernel, bias[None], 5), np.argsort(-logits, 1)[:, :5])
+
+
+def test_extreme_labels_measures_precision():
+    example = module("extreme_labels.py")
+    found, positives = np.array([[1, 2, 3, 4, 5], [9, 1, 0, 3, 7]]), np.array([[1, 5, -1], [7, 7, 1]])
+    assert example.precision(found, positives) == (0.5, 0.4)

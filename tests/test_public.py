@@ -14,14 +14,16 @@ PACKAGE = pathlib.Path(jaxbce.__file__).parent
 
 CRITERIA = {"BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss"}
 HELPERS = {"pos_weight_from_labels", "class_weight_from_counts"}
-CONTRASTIVE = {"sigmoid_contrastive_loss"}
+LARGE = {"linear_binary_cross_entropy", "sparse_binary_cross_entropy_with_logits", "sigmoid_contrastive_loss"}
 ADVERSARIAL = {"gan_discriminator_loss", "gan_generator_loss"}
-PUBLIC = {row.function.__name__ for row in LOSSES} | ADVERSARIAL | CONTRASTIVE | HELPERS | CRITERIA | {"Average"}
+PUBLIC = {row.function.__name__ for row in LOSSES} | ADVERSARIAL | LARGE | HELPERS | CRITERIA | {"Average"}
 FUNCTIONS = [getattr(jaxbce, name) for name in sorted(PUBLIC - CRITERIA - {"Average"})]
 
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 
 COMMON_OPTIONS = ["pos_weight", "weight", "label_smoothing", "where", "axis", "reduction"]
+PLACE = ["chunk_size", "axis_name", "label_axis_name"]
+"""What says where and in what pieces a loss is computed, and nothing about its value; comes after all else."""
 
 # Options by name that have no default: the model learns them.
 REQUIRED = {"sigmoid_contrastive_loss": {"logit_scale", "logit_bias"}}
@@ -46,12 +48,17 @@ FLOORS = {
     "_class_inputs": 5,
     "_reduction": 5,
     "_balance": 5,
+    "_positives": 6,
     "_elementwise": 6,
     "_categorical": 6,
     "_contrastive": 6,
     "_binary": 7,
     "_focal": 7,
+    "_linear_inputs": 7,
+    "_linear_head": 7,
     "_adversarial": 8,
+    "_sparse": 8,
+    "_linear": 8,
     "_criteria": 8,
     "__init__": 9,
 }
@@ -59,7 +66,7 @@ FLOORS = {
 
 def test_exports():
     assert {name for name in vars(jaxbce) if not name.startswith("_")} == PUBLIC
-    assert len(PUBLIC) == 14
+    assert len(PUBLIC) == 16
 
 
 def test_the_version_stands_in_one_place():
@@ -79,13 +86,15 @@ def test_signatures(function):
     data = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert len(data) + len(options) == len(parameters)
-    assert all(p.default is p.empty for p in data)
+    # Where labels come in either of two forms, one of them is None.
+    either = {"labels"} if {"labels", "positives"} <= {p.name for p in (*data, *options)} else set()
+    assert all((p.default is p.empty) == (p.name not in either) for p in data)
     assert {p.name for p in options if p.default is p.empty} == REQUIRED.get(function.__name__, set())
     if function.__name__ not in HELPERS:
-        common = [p.name for p in options if p.name in COMMON_OPTIONS]
-        assert (
-            [p.name for p in options][-len(common) :] == common == [name for name in COMMON_OPTIONS if name in common]
-        )
+        names = [p.name for p in options]
+        names = names[: -len(PLACE)] if names[-len(PLACE) :] == PLACE else names
+        common = [name for name in names if name in COMMON_OPTIONS]
+        assert names[-len(common) :] == common == [name for name in COMMON_OPTIONS if name in common]
 
 
 @every_function

@@ -66,9 +66,9 @@ def answer(function: str, arguments: dict[str, Any], quantity: str) -> Any:
         return jnp.sum(call(function, {"reduction": "none"} | arguments | {argument: value}))
 
     if order == "d":
-        return np.asarray(jax.grad(total)(arguments[argument]))
+        return np.asarray(jax.jit(jax.grad(total))(arguments[argument]))
     if order == "d2":
         value = arguments[argument]
-        return np.diagonal(jax.hessian(total)(value).reshape(value.size, value.size))
+        return np.diagonal(jax.jit(jax.hessian(total))(value).reshape(value.size, value.size))
     loss = call(function, {"reduction": "none"} | arguments)
     return loss.dtype.name if quantity == "dtype" else np.asarray(loss)

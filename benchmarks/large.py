@@ -1,0 +1,156 @@
+"""Time and memory of the losses over very many labels beside the usual way: one Markdown table.
+
+``python benchmarks/large.py`` measures value and gradients, of a linear head fused with its loss and of logits whose
+labels are given by their indices, from ten thousand labels to a million. The usual way is a product, labels of the size
+of the logits, and a loss of these, in JAX with optax and in PyTorch. The labels it needs are made beforehand and handed
+over: their making is not measured. As in speed.py, the contenders of a row run in turns, a ratio is the median of our
+time by theirs in the same turn, with quartiles, and below 1 we are faster. Memory is what compiled code needs beside
+arguments and results. Where the logits would take more than ``--most`` gigabytes, the usual way is left out.
+
+The last rows are those where least is gained: features so wide, and batches so small, that the products of matrices
+are all that counts.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from speed import Run, _machine, _missing, _turns
+from tqdm import tqdm
+
+import jaxbce
+
+POSITIVES = 10
+
+
+class Case(NamedTuple):
+    """A loss, what is differentiated, and the sizes; `linear` has features and a kernel, else there are logits."""
+
+    title: str
+    labels: int
+    batch: int = 256
+    width: int = 128
+    dtype: Any = np.float32
+    gradients: tuple[int, ...] = (0, 1, 2)
+    linear: bool = True
+    reduction: str = "mean"
+
+
+def cases(sizes: list[int]) -> list[Case]:
+    """The rows of the table."""
+    few, middle = sizes[0], sizes[len(sizes) // 2]
+    rows = [Case("linear", labels) for labels in sizes]
+    rows += [
+        Case("linear, frozen kernel", middle, gradients=(0,)),
+        Case("linear, bfloat16", middle, dtype=jnp.bfloat16),
+        Case('linear, "none"', middle, reduction="none"),
+        Case("sparse logits", middle, gradients=(0,), linear=False),
+    ]
+    return [*rows, Case("linear, wide", few, width=2048), Case("linear, wide, small batch", few, 16, 2048)]
+
+
+def _data(case: Case) -> tuple[list[np.ndarray], np.ndarray]:
+    """What is differentiated, and the positives."""
+    rng = np.random.default_rng(0)
+    if case.linear:
+        shapes = (case.batch, case.width), (case.width, case.labels), (case.labels,)
+        scales = 1.0, case.width**-0.5, 1.0
+    else:
+        shapes, scales = ((case.batch, case.labels),), (3.0,)
+    arrays = [rng.standard_normal(shape, np.float32) * np.float32(s) for shape, s in zip(shapes, scales, strict=True)]
+    return arrays, rng.integers(0, case.labels, (case.batch, POSITIVES), np.int32)
+
+
+def _ours(case: Case) -> Callable[..., Any]:
+    def linear(features: Any, kernel: Any, bias: Any, positives: Any) -> Any:
+        loss = jaxbce.linear_binary_cross_entropy(
+            features, kernel, positives=positives, bias=bias, reduction=case.reduction
+        )
+        return loss.mean() / case.labels if case.reduction == "none" else loss
+
+    return linear if case.linear else jaxbce.sparse_binary_cross_entropy_with_logits
+
+
+def _naive(case: Case) -> Callable[..., Any]:
+    def loss(*arguments: Any) -> Any:
+        *arrays, labels = arguments
+        logits = arrays[0] @ arrays[1] + arrays[2] if case.linear else arrays[0]
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+
+    return loss
+
+
+def _jax_run(case: Case, loss: Callable[..., Any], arrays: list[np.ndarray], labels: np.ndarray) -> tuple[Run, float]:
+    """The compiled call, and the megabytes it needs."""
+    placed = [*(jnp.asarray(array, case.dtype) for array in arrays), jnp.asarray(labels)]
+    compiled = jax.jit(jax.value_and_grad(loss, case.gradients)).lower(*placed).compile()
+    return lambda: jax.block_until_ready(compiled(*placed)), compiled.memory_analysis().temp_size_in_bytes / 1e6
+
+
+def _torch_run(case: Case, arrays: list[np.ndarray], labels: np.ndarray) -> Run:
+    import torch
+    import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation has it; not always installed
+
+    half = case.dtype == jnp.bfloat16
+    tensors = [torch.from_numpy(array).to(torch.bfloat16 if half else torch.float32) for array in arrays]
+    dense = torch.from_numpy(labels).to(tensors[0].dtype)
+    moving = [tensors[i].requires_grad_(True) for i in case.gradients]
+
+    def run() -> Any:
+        logits = tensors[0] @ tensors[1] + tensors[2] if case.linear else tensors[0]
+        loss = F.binary_cross_entropy_with_logits(logits, dense)
+        return loss, torch.autograd.grad(loss, moving)
+
+    return run
+
+
+def measure(case: Case, seconds: float, most: float, missing: set[str]) -> list[str]:
+    """A row of the table."""
+    arrays, positives = _data(case)
+    runs, memory = {}, {}
+    runs["jaxbce"], memory["jaxbce"] = _jax_run(case, _ours(case), arrays, positives)
+    if case.batch * case.labels * 4 <= most * 1e9:
+        dense = np.zeros((case.batch, case.labels), np.float32)
+        np.put_along_axis(dense, positives, 1, 1)
+        runs["optax"], memory["optax"] = _jax_run(case, _naive(case), arrays, dense.astype(case.dtype))
+        if "torch" not in missing:
+            runs["torch"] = _torch_run(case, arrays, dense)
+    times = _turns(runs, seconds)
+
+    def ratio(name: str) -> str:
+        if name not in times:
+            return "—"
+        low, median, high = np.quantile(times["jaxbce"] / times[name], (0.25, 0.5, 0.75))
+        return f"{median:.2f} ({low:.2f}–{high:.2f})"
+
+    width = f"{case.width}" if case.linear else "—"
+    needed = [f"{memory[name]:,.1f}" if name in memory else "—" for name in ("jaxbce", "optax")]
+    own = f"{np.median(times['jaxbce']) * 1e3:.3g}"
+    return [case.title, f"{case.labels:,}", f"{case.batch}", width, own, ratio("optax"), ratio("torch"), *needed]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Time and memory of the losses over very many labels.")
+    parser.add_argument("--sizes", type=float, nargs="*", default=[1e4, 102_400, 1_024_000], help="numbers of labels")
+    parser.add_argument("--losses", default="", help="only those whose title contains this")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for the turns of one row")
+    parser.add_argument("--most", type=float, default=2.0, help="gigabytes of logits up to which the usual way runs")
+    parser.add_argument("--without", nargs="*", default=[], choices=["torch"], help="leave these peers out")
+    options = parser.parse_args()
+    missing = _missing() | set(options.without)
+    todo = [case for case in cases([int(size) for size in options.sizes]) if options.losses in case.title]
+    table = [measure(case, options.seconds, options.most, missing) for case in tqdm(todo, disable=None)]
+    header = ["loss", "labels", "batch", "width", "ms", "× optax", "× torch", "MB: ours", "MB: optax"]
+    for row in (header, ["---"] * len(header), *table):
+        print("|", " | ".join(row), "|")
+    print()
+    print(_machine(missing))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Labels that are on, named by their indices: a row for each example, padded with negative numbers."""
+
+import math
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxbce._class_inputs import is_stray
+from jaxbce._inputs import admit_values
+from jaxbce._typing import ArrayLike
+from jaxbce._values import Facts, refuse
+
+
+def admit_positives(
+    function: str, value: ArrayLike, examples: tuple[int, ...], labels: int, mask: Array | None = None
+) -> Array:
+    """Indices of shape [*examples, K], below `labels` where the mask, which broadcasts to them, includes them."""
+    array = admit_values(function, "positives", value)
+    if array.shape[:-1] != examples or array.ndim != len(examples) + 1:
+        wanted = f"({', '.join(map(str, (*examples, 'K')))})"
+        raise ValueError(
+            f"{function}: positives must have shape {wanted}, a row of label indices for each example, got shape "
+            f"{array.shape}. Rows of different lengths are padded with -1."
+        )
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"{function}: positives must be integers, the indices of the labels that are on, got dtype {array.dtype}. "
+            "Convert indices with positives.astype(jnp.int32); an array of 0 and 1 belongs in `labels`."
+        )
+    words = f"{function}: positives must be label indices below {labels}, or negative for padding"
+    remedy = "Is the index that of another set of labels, or counted from 1?"
+    return refuse(array, mask, array, _LabelIndices(labels), words, remedy)
+
+
+def is_beyond(positives: Array, labels: int) -> Array:
+    """Where an index is neither padding nor that of a label."""
+    return is_stray(positives, labels) & ~(positives < 0)
+
+
+def multi_hot(positives: Array, labels: int) -> Array:
+    """Bools [..., labels], True at the indices of [..., K]; what is no index in [0, labels) leaves no trace."""
+    *examples, k = positives.shape
+    number = math.prod(examples)
+    # A negative index would count from the end: all that is no index becomes `labels`, which is dropped.
+    index = jnp.where(is_stray(positives, labels), labels, positives.astype(jnp.int32)).reshape(number, k)
+    hot = jnp.zeros((number, labels), jnp.bool_).at[jnp.arange(number)[:, None], index].set(True, mode="drop")
+    return hot.reshape(*examples, labels)
+
+
+class _LabelIndices(NamedTuple):
+    """Included indices that are no padding are those of labels."""
+
+    labels: int
+
+    def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
+        included = ~(value < 0)
+        included = included if mask is None else included & mask
+        most = np.asarray(jnp.iinfo(value.dtype).max, value.dtype)  # type: ignore[no-untyped-call]  # as in _range
+        low = numpy.min(value, initial=most, where=included)
+        high = numpy.max(value, initial=np.asarray(0, value.dtype), where=included)
+        return numpy.any(included & is_stray(value, self.labels)), low, high

@@ -1,0 +1,411 @@
+"""The fused linear head: what it is next to the unfused loss, what it stores, and how it lies on a mesh."""
+
+import functools
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxbce import binary_cross_entropy_with_logits, linear_binary_cross_entropy
+from tests import oracle
+from tests.settings import configured
+
+B, D, L, K = 4, 3, 11, 5
+
+
+def draw(rng, batch=B, width=D, labels=L, dtype=np.float64):
+    """Features, kernel and bias."""
+    shapes = (batch, width), (width, labels), (labels,)
+    return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+
+
+def indices(rng, batch=B, labels=L, k=K):
+    """Positives with padding and repetitions, and the labels that they stand for."""
+    positives = rng.integers(-2, labels, (batch, k))
+    if k > 1 and batch:
+        positives[0, :2] = 0
+        positives[-1] = -1
+    return positives, hot(positives, labels)
+
+
+def hot(positives, labels):
+    return np.stack([np.isin(np.arange(labels), row) for row in positives]).reshape(len(positives), labels)
+
+
+def unfused(features, kernel, bias, labels, **options):
+    """The same by way of all logits, in float64."""
+    features, kernel, bias = (a.astype(jnp.float64) for a in (features, kernel, bias))
+    if options.get("reduction") == "none":
+        options |= {"reduction": "sum", "axis": -1}
+    return binary_cross_entropy_with_logits(features @ kernel + bias[None], labels, **options)
+
+
+def fused(features, kernel, bias, labels=None, **options):
+    return linear_binary_cross_entropy(features, kernel, labels, bias=bias, **options)
+
+
+def close(actual, expected, tolerance=1e-12):
+    """Equal, relative to the largest entry of each array."""
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        e = np.asarray(e, np.float64)
+        scale = np.max(np.abs(e), initial=0)
+        np.testing.assert_allclose(np.asarray(a, np.float64), e, rtol=tolerance, atol=tolerance * scale)
+
+
+def positive(*shape):
+    return np.random.default_rng(1).uniform(0.5, 2.0, shape)
+
+
+CASES = [
+    ("positives", {"pos_weight": positive(L), "weight": positive(B, 1)}),
+    ("soft", {"pos_weight": positive(B, 1), "weight": positive(L), "label_smoothing": np.float64(0.2)}),
+    ("soft", {"weight": positive(1, L), "reduction": "none"}),
+]
+
+
+@pytest.mark.parametrize(("form", "options"), CASES, ids=["rows", "labels", "none"])
+def test_equals_the_unfused_loss(form, options, rng):
+    """In value, gradient and second derivative, in every argument that is a number."""
+    positives, dense = indices(rng)
+    labels = jnp.asarray(dense, jnp.float64) if form == "positives" else jnp.asarray(rng.random((B, L)))
+    reduction = {k: v for k, v in options.items() if k == "reduction"}
+    numbers = {k: jnp.asarray(v) for k, v in options.items() if k != "reduction"}
+    arguments = (*draw(rng), numbers, labels)
+    along = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), arguments)
+    mixed = jnp.arange(1.0, B + 1) if options.get("reduction") == "none" else 1.0
+
+    def ours(features, kernel, bias, numbers, labels):
+        given = {"positives": positives} if form == "positives" else {"labels": labels}
+        return fused(features, kernel, bias, chunk_size=4, **given, **numbers, **reduction)
+
+    def theirs(features, kernel, bias, numbers, labels):
+        return unfused(features, kernel, bias, labels, **numbers, **reduction)
+
+    def derivatives(loss):
+        argnums = (0, 1, 2, 3) if form == "positives" else (0, 1, 2, 3, 4)
+        gradient = jax.grad(lambda *a: jnp.sum(mixed * loss(*a)), argnums)
+        moved = tuple(along[i] if i in argnums else jnp.zeros_like(labels) for i in range(5))
+        return loss(*arguments), *jax.jvp(gradient, arguments, moved)
+
+    close(*(jax.jit(functools.partial(derivatives, loss))() for loss in (ours, theirs)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "width", "labels", "chunk_size", "k"),
+    [(3, 2, 7, 3, 1), (3, 2, 7, 100, 0), (3, 2, 6, 3, 3), (1, 1, 1, None, 1), (2, 0, 5, 2, 2)],
+)
+def test_sizes_of_every_kind(batch, width, labels, chunk_size, k, rng):
+    arguments = draw(rng, batch, width, labels)
+    positives, dense = indices(rng, batch, labels, k)
+    value = jax.value_and_grad(functools.partial(fused, positives=positives, chunk_size=chunk_size), (0, 1, 2))
+    close(value(*arguments), jax.value_and_grad(unfused, (0, 1, 2))(*arguments, dense))
+
+
+def test_weights_of_every_shape(rng):
+    arguments = draw(rng)
+    positives, dense = indices(rng)
+    for options in (
+        {"weight": positive(B, 1), "pos_weight": [2.0], "reduction": "weighted_mean"},
+        {"weight": positive(1, L), "label_smoothing": 1, "reduction": "weighted_mean"},
+        {"weight": 2, "pos_weight": positive(B, L), "reduction": "sum"},
+    ):
+        close(fused(*arguments, positives=positives, chunk_size=4, **options), unfused(*arguments, dense, **options))
+
+
+def test_nothing_to_reduce(rng):
+    for batch, labels in ((0, 5), (3, 0)):
+        arguments, positives = draw(rng, batch, 2, labels), np.full((batch, 2), -1)
+        assert np.isnan(fused(*arguments, positives=positives))
+        assert fused(*arguments, positives=positives, reduction="sum") == 0
+        assert fused(*arguments, positives=positives, reduction="none").shape == (batch,)
+
+
+def test_labels_of_every_kind(rng):
+    features, kernel, bias = draw(rng)
+    positives, dense = indices(rng)
+    expected = unfused(features, kernel, bias, dense)
+    for dtype in (bool, np.uint8, jnp.bfloat16):
+        close(fused(features, kernel, bias, dense.astype(dtype)), expected)
+    for dtype in (np.int8, np.int64):
+        close(fused(features, kernel, bias, positives=positives.astype(dtype)), expected)
+    unsigned = np.abs(positives).astype(np.uint8)
+    close(fused(features, kernel, bias, positives=unsigned), unfused(features, kernel, bias, hot(unsigned, L)))
+    close(fused(*draw(rng, B, D, 300), positives=unsigned) > 0, True)  # 300 does not fit uint8
+    close(linear_binary_cross_entropy(features, kernel, dense), unfused(features, kernel, 0 * bias, dense))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value_bar", "gradient_bar"),
+    [(jnp.float32, 5e-7, 2e-6), (jnp.float16, 1e-6, 5e-3), (jnp.bfloat16, 1e-6, 5e-3)],
+)
+def test_accuracy(dtype, value_bar, gradient_bar, rng):
+    """Against float64, for the arguments as the dtype has rounded them."""
+    batch, width, labels = 32, 64, 5000
+    features, kernel, bias = draw(rng, batch, width, labels, dtype)
+    kernel = kernel / 8
+    positives, dense = indices(rng, batch, labels)
+    ours = functools.partial(fused, positives=positives, reduction="sum", chunk_size=512)
+    value, gradients = jax.jit(jax.value_and_grad(ours, (0, 1, 2)))(features, kernel, bias)
+    assert value.dtype == jnp.float32
+    assert all(gradient.dtype == dtype for gradient in gradients)
+    exact = [np.asarray(a, np.float64) for a in (features, kernel, bias)]
+    logits = exact[0] @ exact[1] + exact[2]
+    close(value, oracle.logit_loss(logits, dense).sum(), value_bar)
+    slope = np.asarray(oracle.logit_slope(logits, dense), np.float64)
+    close(gradients, (slope @ exact[1].T, exact[0].T @ slope, slope.sum(0)), gradient_bar)
+
+
+def test_second_derivatives_in_low_precision(rng):
+    """The bits of bfloat16 that are moved about have a derivative."""
+    arguments = draw(rng, dtype=jnp.bfloat16)
+    positives, dense = indices(rng)
+
+    def second(loss, arguments):
+        return jax.jvp(jax.grad(lambda *a: loss(*a), (0, 1, 2)), arguments, arguments)[1]
+
+    ours = functools.partial(fused, positives=positives, reduction="sum", chunk_size=4)
+    theirs = functools.partial(unfused, labels=dense, reduction="sum")
+    exact = tuple(a.astype(jnp.float64) for a in arguments)
+    close(second(ours, arguments), second(theirs, exact), 2e-2)
+    per_example = jax.grad(lambda k: jnp.sum(fused(arguments[0], k, arguments[2], dense, reduction="none")))
+    close(per_example(arguments[1]), jax.grad(lambda k: theirs(exact[0], k, exact[2]))(exact[1]), 1e-2)
+
+
+def test_infinite_and_nan_features(rng):
+    """An infinite logit costs 0 or inf; a NaN stays in its row."""
+    kernel = jnp.asarray([[1.0, -1.0]])
+    features = jnp.asarray([[jnp.inf], [-jnp.inf], [jnp.nan], [0.0]])
+    positives = np.asarray([[0], [0], [0], [0]])
+    losses = linear_binary_cross_entropy(features, kernel, positives=positives, reduction="none")
+    np.testing.assert_allclose(losses, [0, np.inf, np.nan, 2 * np.log(2)])
+    bias = jnp.asarray([jnp.inf, -jnp.inf, 0.0])
+    certain = functools.partial(fused, positives=np.zeros((B, 1), int), reduction="sum")
+    with configured(jax_debug_nans=True):
+        value, gradients = jax.value_and_grad(certain, (0, 1, 2))(*draw(rng, labels=3)[:2], bias)
+    assert np.isfinite(value)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert (gradients[2][:2] == 0).all()
+    assert linear_binary_cross_entropy(features[:2], kernel, positives=positives[:2], weight=[[1.0], [0.0]]) == 0
+
+
+def test_transforms(rng):
+    arguments = draw(rng, 2, 2, 3)
+    positives, dense = indices(rng, 2, 3, 2)
+
+    def ours(features, kernel, bias):
+        return fused(features, kernel, bias, positives=positives, chunk_size=2)
+
+    def theirs(features, kernel, bias):
+        return unfused(features, kernel, bias, dense)
+
+    def every(loss):
+        argnums = (0, 1, 2)
+        value, along = jax.linearize(loss, *arguments)
+        return [
+            value,
+            along(*arguments),
+            jax.hessian(loss, argnums)(*arguments),
+            jax.jacrev(jax.jacrev(loss, 1), 1)(*arguments),
+            jax.grad(jax.checkpoint(loss), 1)(*arguments),
+            jax.jacfwd(jax.hessian(loss, 2), 2)(*arguments),
+        ]
+
+    close(jax.jit(lambda: every(ours))(), jax.jit(lambda: every(theirs))())
+    close(ours(*arguments), jax.jit(ours)(*arguments))
+
+
+def test_per_example_and_batched(rng):
+    features, kernel, bias = draw(rng)
+    positives, dense = indices(rng)
+
+    def ours(x, row, kernel):
+        return fused(x[None], kernel, bias, positives=row[None], chunk_size=4)
+
+    def theirs(x, row, kernel):
+        return unfused(x[None], kernel, bias, row[None])
+
+    def gradients(loss, labels):
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 2)), (0, 0, None)))(features, labels, kernel)
+
+    close(gradients(ours, jnp.asarray(positives)), gradients(theirs, jnp.asarray(dense)))
+    rows = functools.partial(fused, positives=positives, chunk_size=4, reduction="none")
+    close(jax.jit(jax.jacrev(rows, 1))(features, kernel, bias), jax.jit(jax.jacfwd(rows, 1))(features, kernel, bias))
+
+
+def test_positives_beyond_the_labels(rng):
+    arguments = draw(rng)
+    positives = np.asarray([[0, L], [1, -1], [2, 2], [L - 1, 0]])
+    with pytest.raises(ValueError, match=rf"below {L}, or negative for padding, got values from 0 to {L}"):
+        fused(*arguments, positives=positives)
+
+    def rows(positives, features):
+        return fused(features, *arguments[1:], positives=positives, reduction="none", chunk_size=4)
+
+    losses = jax.jit(rows)(positives, arguments[0])
+    close(losses[1:], unfused(*arguments, hot(positives, L), reduction="none")[1:])
+    assert np.isnan(losses[0])
+    slope = jax.jit(
+        jax.grad(lambda x: fused(x, *arguments[1:], positives=jnp.asarray(positives) + 0 * jnp.int64(x.sum())))
+    )
+    np.testing.assert_array_equal(np.isnan(slope(arguments[0])).all(1), [True, False, False, False])
+    error, _ = checkify.checkify(jax.jit(rows), errors=checkify.user_checks)(positives, arguments[0])
+    assert f"positives must be label indices below {L}" in error.get()
+
+
+def test_refusals(rng):
+    x, k, c = draw(rng)
+    positives, dense = indices(rng)
+    refusals = [
+        (TypeError, "features must be floating, got dtype int", (x.astype(int), k), {"positives": positives}),
+        (TypeError, "kernel must be floating", (x, k > 0), {"positives": positives}),
+        (ValueError, r"features must have shape \[B, D\].*kernel.T", (x, k.T), {"positives": positives}),
+        (ValueError, r"features must have shape \[B, D\]", (x[0], k), {"positives": positives}),
+        (ValueError, "either labels.*got neither", (x, k), {}),
+        (ValueError, "either labels.*got both", (x, k, dense), {"positives": positives}),
+        (ValueError, r"\(4, 11\), got \(4, 5\).*positives", (x, k, positives), {}),
+        (ValueError, r"labels must lie in \[0, 1\], got values from 0.0 to 2.0", (x, k, dense * 2), {}),
+        (TypeError, "positives must be integers", (x, k), {"positives": positives * 1.0}),
+        (TypeError, "positives must be integers.*`labels`", (x, k), {"positives": positives > 0}),
+        (ValueError, r"positives must have shape \(4, K\)", (x, k), {"positives": positives[0]}),
+        (ValueError, r"positives must have shape \(4, K\)", (x, k), {"positives": positives[:2]}),
+        (ValueError, r"bias must have shape \(11,\)", (x, k, dense), {"bias": c[:1]}),
+        (ValueError, "weight must be finite and not negative", (x, k, dense), {"weight": -1.0}),
+        (ValueError, "pos_weight must be finite and not negative", (x, k, dense), {"pos_weight": -c * c}),
+        (
+            ValueError,
+            r"weight must be a scalar or broadcast to the shape of features @ kernel",
+            (x, k, dense),
+            {"weight": np.ones(B)},
+        ),
+        (ValueError, r"label_smoothing must lie in \[0, 1\]", (x, k, dense), {"label_smoothing": 2.0}),
+        (ValueError, "reduction must be one of", (x, k, dense), {"reduction": "avg"}),
+        (ValueError, "chunk_size must be at least 1, got 0", (x, k, dense), {"chunk_size": 0}),
+        (TypeError, "chunk_size must be an integer or None, got 2.5", (x, k, dense), {"chunk_size": 2.5}),
+    ]
+    for error, message, arguments, options in refusals:
+        with pytest.raises(error, match=f"^linear_binary_cross_entropy: .*{message}"):
+            linear_binary_cross_entropy(*arguments, **options)
+
+
+def test_outside_the_domain_under_jit_is_nan(rng):
+    x, k, c = draw(rng)
+    _, dense = indices(rng)
+    for options in ({"weight": -1.0}, {"weight": -np.ones(L)}, {"pos_weight": -1.0}, {"label_smoothing": 2.0}):
+
+        def loss(kernel, values, names=tuple(options)):
+            return fused(x, kernel, c, dense, **dict(zip(names, values, strict=True)))
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(k, [jnp.asarray(v) for v in options.values()])
+        assert np.isnan(value)
+        assert np.isnan(gradient).all()
+    assert np.isnan(jax.jit(fused)(x, k, c, 2.0 * dense))
+
+
+# --- What it stores -----------------------------------------------------------------------------------------------
+
+
+def compiled(labels, argnums=(0, 1, 2), dtype=jnp.float32, **options):
+    """A step at B=256, D=128, K=10."""
+    shapes = ((256, 128), dtype), ((128, labels), dtype), ((labels,), dtype), ((256, 10), jnp.int32)
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+
+    def loss(features, kernel, bias, positives):
+        return jnp.sum(fused(features, kernel, bias, positives=positives, **options))
+
+    return jax.jit(jax.value_and_grad(loss, argnums)).lower(*arguments).compile()
+
+
+on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers fuse what they see fit")
+
+
+@on_cpu
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_memory_is_that_of_a_chunk(reduction):
+    small, large = (
+        # The rest that is left after whole chunks, which is a step of its own, is the same for both.
+        compiled(labels, reduction=reduction).memory_analysis().temp_size_in_bytes
+        for labels in (102_912, 1_024_000)
+    )
+    assert large <= 16e6
+    assert large <= 1.01 * small
+
+
+@on_cpu
+def test_a_frozen_kernel_has_no_gradient():
+    labels, update = 102_400, "f32[128,102400]{1,0} dynamic-update-slice"
+    assert update in compiled(labels).as_text()
+    assert update not in compiled(labels, argnums=0).as_text()
+
+
+# --- On a mesh ----------------------------------------------------------------------------------------------------
+
+SPLIT = PartitionSpec
+CASES_ON_A_MESH = [
+    ({"positives": SPLIT("batch"), "weight": SPLIT("label"), "pos_weight": SPLIT("label")}, "mean"),
+    ({"labels": SPLIT("batch", "label"), "weight": SPLIT("batch")}, "weighted_mean"),
+]
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+@pytest.mark.parametrize(("specs", "reduction"), CASES_ON_A_MESH, ids=[reduction for _, reduction in CASES_ON_A_MESH])
+def test_batch_and_labels_split_over_devices(specs, reduction, rng):
+    """Two by four devices give what one gives, in value, gradient and second derivative, and gather no kernel."""
+    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(2, 4), ("batch", "label"))
+    labels = 4 * L
+    x, k, c = draw(rng, labels=labels)
+    shapes = {"batch": (B, 1), "label": (labels,)}
+    options = {name: positive(*(shapes[spec[0]] if spec else ())) for name, spec in specs.items() if "weight" in name}
+    if "labels" in specs:
+        options["labels"] = rng.random((B, labels))
+    else:
+        options["positives"] = indices(rng, B, labels)[0]
+    numbers = [jnp.asarray(options[name]) for name in specs]
+
+    def loss(x, k, c, *numbers, **axes):
+        given = dict(zip(specs, numbers, strict=True))
+        return fused(x, k, c, reduction=reduction, chunk_size=4, **given, **axes)
+
+    local = functools.partial(loss, axis_name="batch", label_axis_name="label")
+    in_specs = (SPLIT("batch"), SPLIT(None, "label"), SPLIT("label"), *specs.values())
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=SPLIT())
+
+    def derivatives(f):
+        every = tuple(i for i, a in enumerate((x, k, c, *numbers)) if jnp.issubdtype(a.dtype, jnp.floating))
+        value = jax.value_and_grad(f, every)
+        return lambda x, *a: jax.jvp(lambda x: value(x, *a), (x,), (x,))
+
+    step = jax.jit(derivatives(mapped))
+    close(step(x, k, c, *numbers), jax.jit(derivatives(loss))(x, k, c, *numbers))
+    assert "all-gather" not in step.lower(x, k, c, *numbers).compile().as_text()
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+def test_losses_of_examples_on_a_mesh(rng):
+    """They stay where their examples are; several axes of a mesh may share the labels."""
+    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(2, 2, 2), ("batch", "label", "more"))
+    x, k, c = draw(rng, labels=4 * L)
+    positives, _ = indices(rng, B, 4 * L)
+
+    def losses(x, k, c, positives, **axes):
+        return fused(x, k, c, positives=positives, reduction="none", **axes)
+
+    split = "label", "more"
+    in_specs = SPLIT("batch"), SPLIT(None, split), SPLIT(split), SPLIT("batch")
+    local = functools.partial(losses, label_axis_name=split)
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=SPLIT("batch"))
+    close(jax.jit(mapped)(x, k, c, positives), losses(x, k, c, positives))
+
+
+def test_exported_with_a_symbolic_batch(rng):
+    features, kernel, bias = draw(rng)
+    positives, _ = indices(rng)
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = jax.ShapeDtypeStruct((n, D), features.dtype), jax.ShapeDtypeStruct((n, K), positives.dtype)
+    step = jax.jit(jax.value_and_grad(lambda x, p: fused(x, kernel, bias, positives=p)))
+    exported = jax.export.export(step)(*shapes)
+    chex.assert_trees_all_close(exported.call(features, positives), step(features, positives), rtol=1e-12)
