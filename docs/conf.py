@@ -29,8 +29,9 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 add_module_names = False
-napoleon_custom_sections = ["Domain"]
-napoleon_use_ivar = True
+# "Returns" is prose here, where napoleon would take what stands before a colon for a type; and an attribute's line may
+# name several.
+napoleon_custom_sections = ["Domain", "Returns", ("Attributes", "params_style")]
 highlight_language = "none"  # blocks without a language are formulas
 default_role = "py:obj"  # a public name in a docstring is a link, any other name is code
 
