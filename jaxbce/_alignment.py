@@ -39,9 +39,9 @@ class Aligned(NamedTuple):
     fused: bool
 
 
-def compute_dtype(array: Array) -> type[np.floating]:
-    """What losses are computed and returned in: at least float32."""
-    return np.float64 if array.dtype == np.float64 else np.float32
+def compute_dtype(*arrays: Array) -> type[np.floating]:
+    """What the losses of these predictions are computed and returned in: at least float32."""
+    return np.float64 if any(array.dtype == np.float64 for array in arrays) else np.float32
 
 
 def spread(value: Array, like: Array | jax.ShapeDtypeStruct) -> Array:

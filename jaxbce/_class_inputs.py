@@ -1,6 +1,5 @@
 """The boundary of losses over classes: one axis of the logits holds the classes, and labels may be their indices."""
 
-import operator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from jaxbce._inputs import (
     admit_smoothing,
     admit_values,
 )
-from jaxbce._options import admit_reduction
+from jaxbce._options import admit_reduction, integer
 from jaxbce._typing import ArrayLike, Axis, Reduction
 from jaxbce._values import Facts, refuse, within
 
@@ -127,7 +126,7 @@ class _ClassIndices(NamedTuple):
 
 def _class_axis(function: str, class_axis: int, shape: tuple[int, ...]) -> int:
     try:
-        index = operator.index(class_axis)
+        index = integer(class_axis)
     except TypeError:
         raise TypeError(f"{function}: class_axis must be an integer, got {class_axis!r}.") from None
     if not -len(shape) <= index < len(shape):
@@ -161,7 +160,7 @@ def _ignore_index(function: str, ignore_index: int | None, indices: bool) -> int
     if ignore_index is None:
         return None
     try:
-        index = operator.index(ignore_index)
+        index = integer(ignore_index)
     except TypeError:
         raise TypeError(f"{function}: ignore_index must be an integer or None, got {ignore_index!r}.") from None
     if index >= 0 and not indices:

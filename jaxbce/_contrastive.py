@@ -4,13 +4,11 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jaxbce._inputs import admit_values
+from jaxbce._inputs import admit_floating, admit_values
 from jaxbce._manual_axes import admit_axes, alike, devices
-from jaxbce._options import admit_reduction
+from jaxbce._options import admit_reduction, admit_size
 from jaxbce._pairwise_loss import Plan, pairwise_losses, pairwise_total
 from jaxbce._typing import ArrayLike, AxisName, Reduction
 
@@ -90,7 +88,7 @@ def sigmoid_contrastive_loss(
     batch = len(x) * devices(axes)
     # The mean of an empty batch is NaN, as in NumPy and PyTorch.
     share = 1.0 if reduction in ("none", "sum") else 1 / batch if batch else math.nan
-    plan = Plan(_admit_tile_size(tile_size), axes, share)
+    plan = Plan(admit_size(_FUNCTION, "tile_size", tile_size, _TILE_SIZE), axes, share)
     # The gradient of what is the same on every device is a sum over them: it is the cast that makes the sum.
     pairs = alike((x, y, scale, bias), axes)
     loss: Array = _from_pairs(*pairs, plan=plan, each=reduction == "none")
@@ -104,12 +102,7 @@ def _from_pairs(x: Array, y: Array, scale: Array, bias: Array, *, plan: Plan, ea
 
 
 def _features(name: str, value: ArrayLike) -> Array:
-    array = admit_values(_FUNCTION, name, value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"{_FUNCTION}: {name} must be floating, got dtype {array.dtype}. "
-            f"It is what a model embeds an example as; convert it with .astype(jnp.float32) if it is numbers."
-        )
+    array = admit_floating(_FUNCTION, name, value)
     if array.ndim != 2:
         raise ValueError(
             f"{_FUNCTION}: {name} must have shape [B, D], got {array.shape}. "
@@ -123,13 +116,3 @@ def _scalar(name: str, value: ArrayLike) -> Array:
     if array.shape != ():
         raise ValueError(f"{_FUNCTION}: {name} must be a scalar, got shape {array.shape}. Take one of them: {name}[0].")
     return array
-
-
-def _admit_tile_size(value: int | None) -> int:
-    if value is None:
-        return _TILE_SIZE
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{_FUNCTION}: tile_size must be an integer or None, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{_FUNCTION}: tile_size must be at least 1, got {value}. None is {_TILE_SIZE}.")
-    return int(value)

@@ -65,11 +65,15 @@ def admit(
 
 
 def admit_predictions(function: str, name: str, value: ArrayLike) -> Array:
+    return admit_floating(function, name, value, "Predictions come first, labels second. ")
+
+
+def admit_floating(function: str, name: str, value: ArrayLike, hint: str = "") -> Array:
     array = _asarray(function, name, value)
     if not _is_float(array):
         raise TypeError(
             f"{function}: {name} must be floating, got dtype {array.dtype}. "
-            f"Predictions come first, labels second; convert {name} with .astype(jnp.float32) if they are numbers."
+            f"{hint}Convert {name} with .astype(jnp.float32) if they are numbers."
         )
     return array
 

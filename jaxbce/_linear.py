@@ -4,10 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jaxbce._alignment import guard, spread
+from jaxbce._alignment import compute_dtype, guard, spread
 from jaxbce._linear_head import Arrays, losses, total
 from jaxbce._linear_inputs import AdmittedHead, HeadOptions, admit_head
 from jaxbce._manual_axes import alike, devices, sum_over
@@ -116,28 +115,28 @@ def linear_binary_cross_entropy(
 def _from_head(given: AdmittedHead, *, options: HeadOptions) -> Array:
     axes = options.batch_axes + options.label_axes
     given = alike(given, axes)
-    (batch, width), labels = given.features.shape, given.kernel.shape[1]
+    (batch, _), labels = given.features.shape, given.kernel.shape[1]
     shared, by_label = _arrange(given, options.label_axes)
-    chunk = min(options.chunk_size or _default_chunk(batch, width), max(labels, 1))
+    chunk = min(options.chunk_size, max(labels, 1))
     if options.reduction == "none":
         return sum_over(losses(shared, by_label, chunk), options.label_axes)
     weight, number = shared["example_weight"], batch * labels * devices(axes)
     if options.reduction != "sum" and number == 0:
         return jnp.full((), jnp.nan, weight.dtype)  # The mean of an empty array, as in NumPy and PyTorch.
-    if options.reduction == "mean" or (options.reduction == "weighted_mean" and given.weight is None):
+    if options.reduction == "mean":
         # Inside the sum the quotient costs nothing; outside, one more pass over the gradient of the kernel.
         shared["example_weight"] = weight / jnp.full_like(weight, number)
     sum_ = sum_over(total(shared, by_label, chunk), axes)
-    if options.reduction != "weighted_mean" or given.weight is None:
-        return sum_
-    weights = guard(given.weight.astype(weight.dtype), "weight")
-    return Average(sum_, sum_over(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
+    if options.reduction == "weighted_mean" and given.weight is not None:
+        weights = guard(given.weight.astype(weight.dtype), "weight")
+        return Average(sum_, sum_over(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
+    return sum_
 
 
 def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, Arrays]:
     """What serves every chunk, in the dtype that is computed in, and what a chunk takes a part of, as it is."""
     (batch, _), labels = given.features.shape, given.kernel.shape[1]
-    dtype = np.float64 if np.float64 in (given.features.dtype, given.kernel.dtype) else np.float32
+    dtype = compute_dtype(given.features, given.kernel)
     shared, by_label = {"features": given.features.astype(dtype)}, {"kernel": given.kernel}
     example_weight = jnp.ones_like(shared["features"], shape=(batch,))
     if given.bias is not None:
@@ -163,10 +162,3 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
         index = jnp.where(stray | (given.positives < 0), -number, given.positives.astype(jnp.int32))
         shared["positives"] = index - labels * (jax.lax.axis_index(label_axes) if label_axes else 0)
     return shared | {"example_weight": example_weight}, by_label
-
-
-def _default_chunk(batch: int, width: int) -> int:
-    """How many labels at a time: so few that the arrays of a chunk fit a cache, but no products of slivers."""
-    if not isinstance(batch, int):  # a symbol, while a function is exported
-        batch = 256
-    return max(512, 400_000 // (batch + width + 1) // 128 * 128)

@@ -55,7 +55,8 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
     if hot.dtype == jnp.bool_ and "label_smoothing" not in given:
         losses = hard_logit_loss(logits, hot)
         if pos_weight is not None:
-            one = 1.0 + 0.0 * pos_weight  # NaN where the weight is
+            # NaN where the weight is, and no function of it: the loss of a negative, inf perhaps, is not its slope.
+            one = jnp.where(jnp.isnan(pos_weight), jnp.nan, jnp.ones_like(pos_weight))
             losses = product(jnp.where(hot, pos_weight, one), losses)
     else:
         losses = logit_loss(logits, aligned.labels, pos_weight)

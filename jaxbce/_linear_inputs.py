@@ -1,15 +1,13 @@
 """The boundary of the fused linear head: features, a kernel, and labels in either of two forms."""
 
-import operator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._inputs import Target, admit_smoothing, admit_values, admit_weight
+from jaxbce._inputs import Target, admit_floating, admit_smoothing, admit_values, admit_weight
 from jaxbce._manual_axes import admit_axes, devices
-from jaxbce._options import admit_reduction
+from jaxbce._options import admit_reduction, admit_size
 from jaxbce._positives import admit_positives
 from jaxbce._typing import ArrayLike, AxisName, Reduction
 from jaxbce._values import within
@@ -31,7 +29,7 @@ class AdmittedHead(NamedTuple):
 class HeadOptions(NamedTuple):
     """The checked options of one call; names of mapped axes, none or several."""
 
-    chunk_size: int | None
+    chunk_size: int
     batch_axes: tuple[str, ...]
     label_axes: tuple[str, ...]
     reduction: Reduction
@@ -57,7 +55,7 @@ def admit_head(
 
     Raises TypeError for dtypes, ValueError for shapes, options and, where values can be read, for domains.
     """
-    x, k = _floating(function, "features", features), _floating(function, "kernel", kernel)
+    x, k = admit_floating(function, "features", features), admit_floating(function, "kernel", kernel)
     if x.ndim != 2 or k.ndim != 2 or x.shape[1] != k.shape[0]:
         raise ValueError(
             f"{function}: features must have shape [B, D] and kernel [D, L], got {x.shape} and {k.shape}. A kernel "
@@ -69,6 +67,11 @@ def admit_head(
         )
     batch_axes = admit_axes(function, "axis_name", axis_name)
     label_axes = admit_axes(function, "label_axis_name", label_axis_name)
+    if set(batch_axes) & set(label_axes):
+        raise ValueError(
+            f"{function}: axis_name and label_axis_name must be different axes, got {axis_name!r} and "
+            f"{label_axis_name!r}. One splits the batch, the other the labels."
+        )
     shape = x.shape[0], k.shape[1]
     logits = jax.ShapeDtypeStruct(shape, x.dtype)
     target = Target(function, "features @ kernel", logits)
@@ -83,16 +86,10 @@ def admit_head(
         admit_smoothing(function, label_smoothing),
     )
     admit_reduction(function, reduction, None, 1)
-    return given, HeadOptions(_chunk_size(function, chunk_size), batch_axes, label_axes, reduction)
-
-
-def _floating(function: str, name: str, value: ArrayLike) -> Array:
-    array = admit_values(function, name, value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"{function}: {name} must be floating, got dtype {array.dtype}. Convert with .astype(jnp.float32)."
-        )
-    return array
+    if reduction == "weighted_mean" and given.weight is None:
+        reduction = "mean"
+    size = admit_size(function, "chunk_size", chunk_size, _default_chunk(*x.shape))
+    return given, HeadOptions(size, batch_axes, label_axes, reduction)
 
 
 def _labels(target: Target, value: ArrayLike) -> Array:
@@ -106,19 +103,13 @@ def _labels(target: Target, value: ArrayLike) -> Array:
 
 
 def _bias(function: str, value: ArrayLike, labels: int) -> Array:
-    array = _floating(function, "bias", value)
+    array = admit_floating(function, "bias", value)
     if array.shape != (labels,):
         raise ValueError(f"{function}: bias must have shape ({labels},), one number per label, got {array.shape}.")
     return array
 
 
-def _chunk_size(function: str, value: int | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: chunk_size must be an integer or None, got {value!r}.") from None
-    if size < 1:
-        raise ValueError(f"{function}: chunk_size must be at least 1, got {size}; None chooses it.")
-    return size
+def _default_chunk(batch: int, width: int) -> int:
+    """How many labels at a time: so few that the arrays of a chunk fit a cache, but no products of slivers."""
+    known = isinstance(batch, int) and isinstance(width, int)  # and no symbols, while a function is exported
+    return max(512, 400_000 // (batch + width + 1) // 128 * 128) if known else 512

@@ -19,12 +19,15 @@ _LAX: Any = jax.lax  # whose names differ from version to version
 
 def admit_axes(function: str, name: str, value: AxisName | None) -> tuple[str, ...]:
     """The mapped axes, none or several, that the argument `name` names."""
-    if value is None:
-        return ()
-    axes = value if isinstance(value, tuple) else (value,)
+    several = value if isinstance(value, tuple | list) else [value]
+    axes = tuple(axis for axis in several if isinstance(axis, str))
+    if value is not None and len(axes) < len(several):
+        raise TypeError(f"{function}: {name} must be the name of a mapped axis or several names, got {value!r}.")
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{function}: {name} must name an axis once, got {value!r}.")
     try:
         devices(axes)
-    except (NameError, TypeError):
+    except NameError:
         raise ValueError(
             f"{function}: {name} must name a mapped axis, got {value!r}, which is none here. "
             f"Call it inside jax.shard_map over a mesh with that axis, or leave {name} out."

@@ -3,6 +3,8 @@
 import operator
 from typing import get_args
 
+import numpy as np
+
 from jaxbce._typing import Axis, Reduction
 
 
@@ -21,7 +23,7 @@ def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
     if axis is None:
         return None
     try:
-        axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else [axis]))
+        axes = tuple(map(integer, axis if isinstance(axis, tuple | list) else [axis]))
     except TypeError:
         raise TypeError(f"{function}: axis must be None, an integer or several, got {axis!r}.") from None
     if any(not -ndim <= a < ndim for a in axes):
@@ -29,3 +31,23 @@ def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
     if len({a % ndim for a in axes}) < len(axes):
         raise ValueError(f"{function}: axis names an axis twice, got {axis}.")
     return tuple(a % ndim for a in axes)
+
+
+def admit_size(function: str, name: str, size: int | None, default: int) -> int:
+    """How many at a time: an integer from 1 on, or None for the default."""
+    if size is None:
+        return default
+    try:
+        number = integer(size)
+    except TypeError:
+        raise TypeError(f"{function}: {name} must be an integer or None, got {size!r}.") from None
+    if number < 1:
+        raise ValueError(f"{function}: {name} must be at least 1, got {number}; None is {default}.")
+    return number
+
+
+def integer(value: object) -> int:
+    """An integer of any library; TypeError for anything else, bools too."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError
+    return operator.index(value)  # type: ignore[arg-type]  # to raise TypeError is its part

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     """How a pass runs; all of it is static.
 
     `tile_size` is the most rows and columns of a tile. `axes` are the mapped axes along which the batches are split.
-    `share` multiplies the sum of the losses.
+    `share` multiplies the total; the losses of single examples have none.
     """
 
     tile_size: int

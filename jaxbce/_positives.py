@@ -20,7 +20,7 @@ def admit_positives(
     """Indices of shape [*examples, K], below `labels` where the mask, which broadcasts to them, includes them."""
     array = admit_values(function, "positives", value)
     if array.shape[:-1] != examples or array.ndim != len(examples) + 1:
-        wanted = f"({', '.join(map(str, (*examples, 'K')))})"
+        wanted = f"({', '.join(map(str, (*examples, 'K')))}{'' if examples else ','})"
         raise ValueError(
             f"{function}: positives must have shape {wanted}, a row of label indices for each example, got shape "
             f"{array.shape}. Rows of different lengths are padded with -1."
@@ -28,7 +28,7 @@ def admit_positives(
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"{function}: positives must be integers, the indices of the labels that are on, got dtype {array.dtype}. "
-            "Convert indices with positives.astype(jnp.int32); an array of 0 and 1 belongs in `labels`."
+            "Convert with positives.astype(jnp.int32); an array of 0 and 1 for all labels is something else."
         )
     words = f"{function}: positives must be label indices below {labels}, or negative for padding"
     remedy = "Is the index that of another set of labels, or counted from 1?"
@@ -44,9 +44,12 @@ def multi_hot(positives: Array, labels: int) -> Array:
     """Bools [..., labels], True at the indices of [..., K]; what is no index in [0, labels) leaves no trace."""
     *examples, k = positives.shape
     number = math.prod(examples)
-    # A negative index would count from the end: all that is no index becomes `labels`, which is dropped.
-    index = jnp.where(is_stray(positives, labels), labels, positives.astype(jnp.int32)).reshape(number, k)
-    hot = jnp.zeros((number, labels), jnp.bool_).at[jnp.arange(number)[:, None], index].set(True, mode="drop")
+    # What is no index sets nothing, at 0: a negative one would count from the end, and one beyond the end would be an
+    # error to `checkify`.
+    stray = is_stray(positives, labels)
+    index = jnp.where(stray, 0, positives.astype(jnp.int32)).reshape(number, k)
+    hot = jnp.zeros((number, labels), jnp.bool_)
+    hot = hot.at[jnp.arange(number)[:, None], index].max(~stray.reshape(number, k), mode="drop")
     return hot.reshape(*examples, labels)
 
 

@@ -40,7 +40,8 @@ class Average:
         """The average of an array.
 
         Args:
-            losses: numbers of any shape and real dtype; bools and integers count as float32.
+            losses: numbers of any shape and real dtype; bools and integers count as float32. A weight of 0 leaves no
+                trace of inf; 0·(-inf) is NaN.
             weight: finite and ≥ 0, broadcasts to the shape of `losses`. None is 1.
             where: bool mask, broadcasts to the shape of `losses`. Masked entries may hold anything. Give it the mask
                 that the losses were given: under "none" these read 0 where masked, and would count.

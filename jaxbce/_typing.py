@@ -13,5 +13,5 @@ Axis: TypeAlias = int | tuple[int, ...] | list[int] | None
 
 Reduction: TypeAlias = Literal["none", "mean", "weighted_mean", "sum"]
 
-AxisName: TypeAlias = str | tuple[str, ...]
+AxisName: TypeAlias = str | tuple[str, ...] | list[str]
 """A mapped axis, or several as one."""

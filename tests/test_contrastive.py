@@ -321,7 +321,7 @@ X = np.ones((4, 3), np.float32)
         (X, X[:, :2], {}, ValueError, r"one shape \[B, D\], got \(4, 3\) and \(4, 2\)"),
         (X.astype(int), X, {}, TypeError, r"x must be floating, got dtype int64. .*astype\(jnp.float32\)"),
         (X, X > 0, {}, TypeError, "y must be floating, got dtype bool"),
-        (X, X * 1j, {}, TypeError, "y must be real numbers, got dtype complex"),
+        (X, X * 1j, {}, TypeError, "y must be floating, got dtype complex"),
         (X, "y", {}, TypeError, "y must be an array or numbers, got 'y'"),
         (X, X, {"logit_scale": [1.0]}, ValueError, r"logit_scale must be a scalar, got shape \(1,\)"),
         (X, X, {"logit_bias": X}, ValueError, r"logit_bias must be a scalar, got shape \(4, 3\)"),

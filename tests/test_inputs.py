@@ -76,6 +76,7 @@ def test_options(row):
         ((0, 0), ValueError),
         ((0, -2), ValueError),
         (0.5, TypeError),
+        (True, TypeError),
         ("", TypeError),
     ]:
         with refuses(error, row.name, "axis"):

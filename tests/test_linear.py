@@ -270,7 +270,7 @@ def test_refusals(rng):
         (ValueError, r"\(4, 11\), got \(4, 5\).*positives", (x, k, positives), {}),
         (ValueError, r"labels must lie in \[0, 1\], got values from 0.0 to 2.0", (x, k, dense * 2), {}),
         (TypeError, "positives must be integers", (x, k), {"positives": positives * 1.0}),
-        (TypeError, "positives must be integers.*`labels`", (x, k), {"positives": positives > 0}),
+        (TypeError, "positives must be integers.*0 and 1", (x, k), {"positives": positives > 0}),
         (ValueError, r"positives must have shape \(4, K\)", (x, k), {"positives": positives[0]}),
         (ValueError, r"positives must have shape \(4, K\)", (x, k), {"positives": positives[:2]}),
         (ValueError, r"bias must have shape \(11,\)", (x, k, dense), {"bias": c[:1]}),
@@ -286,10 +286,48 @@ def test_refusals(rng):
         (ValueError, "reduction must be one of", (x, k, dense), {"reduction": "avg"}),
         (ValueError, "chunk_size must be at least 1, got 0", (x, k, dense), {"chunk_size": 0}),
         (TypeError, "chunk_size must be an integer or None, got 2.5", (x, k, dense), {"chunk_size": 2.5}),
+        (TypeError, "chunk_size must be an integer or None, got True", (x, k, dense), {"chunk_size": True}),
+        (ValueError, "axis_name must name a mapped axis, got 'i'", (x, k, dense), {"axis_name": "i"}),
+        (TypeError, "label_axis_name must be the name of a mapped axis", (x, k, dense), {"label_axis_name": 3}),
     ]
     for error, message, arguments, options in refusals:
         with pytest.raises(error, match=f"^linear_binary_cross_entropy: .*{message}"):
             linear_binary_cross_entropy(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"axis_name": ("i", "i")}, "axis_name must name an axis once"),
+        ({"axis_name": "i", "label_axis_name": "i"}, "must be different axes"),
+    ],
+)
+def test_an_axis_splits_one_thing(rng, axes, message):
+    x, k, _ = draw(rng)
+
+    def loss(x):
+        return linear_binary_cross_entropy(x, k, jnp.zeros((B, L)), **axes)
+
+    with pytest.raises(ValueError, match=f"^linear_binary_cross_entropy: .*{message}"):
+        jax.vmap(loss, axis_name="i")(x[None])
+
+
+def test_an_axis_in_a_list(rng):
+    x, k, _ = draw(rng)
+    labels = jnp.zeros((B, L))
+    several = jax.vmap(lambda x: linear_binary_cross_entropy(x, k, labels, axis_name=["i"]), axis_name="i")(x[None])
+    close(several[0], linear_binary_cross_entropy(x, k, labels))
+
+
+def test_an_infinite_negative_stays_out_of_the_gradient_by_pos_weight():
+    features, kernel = jnp.asarray([[1e200]]), jnp.asarray([[1e200, 1.0]])
+    for labels in ({"positives": jnp.asarray([[1]])}, {"labels": jnp.asarray([[False, True]])}):
+
+        def loss(w, labels=labels):
+            return linear_binary_cross_entropy(features, kernel, **labels, pos_weight=w, reduction="sum")
+
+        value, gradient = jax.value_and_grad(loss)(2.0)
+        assert (value, gradient) == (np.inf, 0.0)
 
 
 def test_outside_the_domain_under_jit_is_nan(rng):

@@ -145,15 +145,23 @@ def test_batched(rng):
     np.testing.assert_allclose(eager, binary_cross_entropy_with_logits(logits, dense), rtol=1e-6)
 
 
+def test_padding_is_within_bounds_to_checkify(rng):
+    logits, positives, _ = draw(rng)
+    loss = jax.jit(sparse_binary_cross_entropy_with_logits)
+    error, _ = checkify.checkify(loss, errors=checkify.index_checks)(logits, positives)
+    assert error.get() is None
+
+
 def test_refusals(rng):
     logits, positives, dense = draw(rng, (4, 7))
     refusals = [
         (TypeError, "logits must be floating", (logits.astype(int), positives), {}),
         (TypeError, "positives must be integers.*astype", (logits, positives * 1.0), {}),
-        (TypeError, "positives must be integers.*`labels`", (logits, dense), {}),
+        (TypeError, "positives must be integers.*0 and 1", (logits, dense), {}),
         (ValueError, r"positives must have shape \(4, K\).*padded with -1", (logits, positives[0]), {}),
         (ValueError, r"positives must have shape \(4, K\)", (logits, positives[:3]), {}),
         (ValueError, "logits must have an axis of labels", (1.0, positives), {}),
+        (ValueError, r"positives must have shape \(K,\), a row", (logits[0], 1), {}),
         (ValueError, "weight must be finite and not negative", (logits, positives), {"weight": -1.0}),
         (ValueError, "pos_weight must be finite and not negative", (logits, positives), {"pos_weight": np.inf}),
         (ValueError, "weight must be a scalar or broadcast", (logits, positives), {"weight": np.ones(4)}),
