@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from speed import Run, _machine, _missing, _turns
+from speed import Run, machine, missing_peers, ratio, take_turns
 from tqdm import tqdm
 
 from jaxbce import sigmoid_contrastive_loss
@@ -88,16 +88,10 @@ def _row(size: int, largest: int, seconds: float, missing: set[str]) -> list[str
     }
     if "torch" not in missing and size <= largest:
         runs["torch"] = _torch_run(arrays)
-    times = _turns(runs, seconds)
-
-    def ratio(name: str) -> str:
-        if name not in times:
-            return "—"
-        low, median, high = np.quantile(times["jaxbce"] / times[name], (0.25, 0.5, 0.75))
-        return f"{median:.2f} ({low:.2f}–{high:.2f})"
+    times = take_turns(runs, seconds)
 
     own = f"{np.median(times['jaxbce']) * 1e3:.3g}"
-    return [f"{size:,}", own, *map(ratio, ("naive", "torch", "checkpoint")), *memory]
+    return [f"{size:,}", own, *(ratio(times, name) for name in ("naive", "torch", "checkpoint")), *memory]
 
 
 def _ring_rows(numbers: list[int], examples: int) -> list[list[str]]:
@@ -137,13 +131,13 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1_024, help="on each device of the ring")
     parser.add_argument("--without", nargs="*", default=[], choices=["torch"], help="leave it out")
     options = parser.parse_args()
-    missing = (_missing() & {"torch"}) | set(options.without)
+    missing = (missing_peers() & {"torch"}) | set(options.without)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
         ring = apart.submit(_ring_rows, options.devices, options.examples).result()
     rows = [_row(size, options.largest, options.seconds, missing) for size in tqdm(options.sizes, disable=None)]
     _table(["B", "ms", "× naive", "× torch", "× checkpoint", "temp MB", "naive, temp MB"], rows)
     _table(["devices", "B", "ring: temp MB per device", "naive, partitioned: temp MB per device"], ring)
-    print(_machine(missing | {"Keras"}).removesuffix(" Left out: Keras."))
+    print(machine(missing | {"Keras"}).removesuffix(" Left out: Keras."))
 
 
 if __name__ == "__main__":

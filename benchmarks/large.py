@@ -22,7 +22,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from speed import Run, _machine, _missing, _turns
+from speed import Run, machine, missing_peers, ratio, take_turns
 from tqdm import tqdm
 
 import jaxbce
@@ -122,18 +122,21 @@ def measure(case: Case, seconds: float, most: float, missing: set[str]) -> list[
         runs["optax"], memory["optax"] = _jax_run(case, _naive(case), arrays, dense.astype(case.dtype))
         if "torch" not in missing:
             runs["torch"] = _torch_run(case, arrays, dense)
-    times = _turns(runs, seconds)
-
-    def ratio(name: str) -> str:
-        if name not in times:
-            return "—"
-        low, median, high = np.quantile(times["jaxbce"] / times[name], (0.25, 0.5, 0.75))
-        return f"{median:.2f} ({low:.2f}–{high:.2f})"
+    times = take_turns(runs, seconds)
 
     width = f"{case.width}" if case.linear else "—"
     needed = [f"{memory[name]:,.1f}" if name in memory else "—" for name in ("jaxbce", "optax")]
     own = f"{np.median(times['jaxbce']) * 1e3:.3g}"
-    return [case.title, f"{case.labels:,}", f"{case.batch}", width, own, ratio("optax"), ratio("torch"), *needed]
+    return [
+        case.title,
+        f"{case.labels:,}",
+        f"{case.batch}",
+        width,
+        own,
+        ratio(times, "optax"),
+        ratio(times, "torch"),
+        *needed,
+    ]
 
 
 def _memory(loss: Callable[..., Any], labels: int, dense: bool) -> float:
@@ -182,14 +185,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.chart is not None:
         draw(options.chart)
-    missing = _missing() | set(options.without)
+    missing = missing_peers() | set(options.without)
     todo = [case for case in cases([int(size) for size in options.sizes]) if options.losses in case.title]
     table = [measure(case, options.seconds, options.most, missing) for case in tqdm(todo, disable=None)]
     header = ["loss", "labels", "batch", "width", "ms", "× optax", "× torch", "MB: ours", "MB: optax"]
     for row in (header, ["---"] * len(header), *table):
         print("|", " | ".join(row), "|")
     print()
-    print(_machine(missing))
+    print(machine(missing))
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ def _runs(case: Case, quantity: str, n: int, missing: set[str]) -> tuple[dict[st
     return runs, memory
 
 
-def _turns(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
+def take_turns(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
     """The time of one call of each, turn by turn."""
     repeats = {}
     for name, run in runs.items():
@@ -341,16 +341,25 @@ def _compile_runs(case: Case) -> dict[str, Run]:
 PEERS = ("optax", "torch", "torch.compile", "Keras", "by hand")
 
 
-def _row(title: str, what: str, n: int, times: dict[str, np.ndarray], memory: dict[str, float]) -> list[str]:
-    def ratio(name: str) -> str:
-        if name not in times:
-            return "—"
-        low, median, high = np.quantile(times["jaxbce"] / times[name], (0.25, 0.5, 0.75))
-        return f"{median:.2f} ({low:.2f}–{high:.2f})"
+def ratio(times: dict[str, np.ndarray], name: str) -> str:
+    """Our time by that of a contender, turn by turn: the median and the quartiles; a dash for one that did not run."""
+    if name not in times:
+        return "—"
+    low, median, high = np.quantile(times["jaxbce"] / times[name], (0.25, 0.5, 0.75))
+    return f"{median:.2f} ({low:.2f}–{high:.2f})"
 
+
+def _row(title: str, what: str, n: int, times: dict[str, np.ndarray], memory: dict[str, float]) -> list[str]:
     peers = {name: f"{memory[name]:.2f}" for name in ("jaxbce", "optax") if name in memory}
     own = f"{np.median(times['jaxbce']) * 1e3:.3g}"
-    return [title, what, f"{n:.0e}".replace("+0", ""), own, *map(ratio, ("floor", *PEERS)), ", ".join(peers.values())]
+    return [
+        title,
+        what,
+        f"{n:.0e}".replace("+0", ""),
+        own,
+        *(ratio(times, name) for name in ("floor", *PEERS)),
+        ", ".join(peers.values()),
+    ]
 
 
 def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
@@ -370,7 +379,7 @@ def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _machine(missing: set[str]) -> str:
+def machine(missing: set[str]) -> str:
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -382,7 +391,7 @@ def _machine(missing: set[str]) -> str:
     return f"{where}; {versions}." + (f" Left out: {', '.join(sorted(missing))}." if missing else "")
 
 
-def _missing() -> set[str]:
+def missing_peers() -> set[str]:
     missing = set()
     os.environ.setdefault("KERAS_BACKEND", "jax")
     for name, module in (("torch", "torch"), ("Keras", "keras")):
@@ -403,26 +412,26 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], choices=PEERS, help="leave these peers out")
     parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="where to save the chart")
     options = parser.parse_args()
-    missing = _missing() | set(options.without)
+    missing = missing_peers() | set(options.without)
     cases = [case for case in _cases() if options.losses in case.title]
     todo = [(case, quantity, int(options.size)) for case in cases for quantity in QUANTITIES]
     todo += [(cases[0], quantity, int(n)) for n in options.sizes for quantity in QUANTITIES]
     table, bars = [], {}
     for case, quantity, n in tqdm(todo, disable=None):
         runs, memory = _runs(case, quantity, n, missing)
-        times = _turns(runs, options.seconds)
+        times = take_turns(runs, options.seconds)
         table.append(_row(case.title, quantity, n, times, memory))
         if quantity == "value_and_grad":
             bars[f"{case.title}, {n:.0e}"] = {name: np.median(t) / n * 1e9 for name, t in times.items()}
     for n in (1_000, 1_000_000):
-        table.append(_row(cases[0].title, "eager mean", n, _turns(_eager_runs(n), options.seconds), {}))
+        table.append(_row(cases[0].title, "eager mean", n, take_turns(_eager_runs(n), options.seconds), {}))
     for case in cases:
-        table.append(_row(case.title, "trace + compile", 1_000, _turns(_compile_runs(case), options.seconds), {}))
+        table.append(_row(case.title, "trace + compile", 1_000, take_turns(_compile_runs(case), options.seconds), {}))
     header = ["loss", "quantity", "N", "ms", *(f"× {name}" for name in ("floor", *PEERS)), "temp: ours, optax"]
     for row in (header, ["---"] * len(header), *table):
         print("|", " | ".join(row), "|")
     print()
-    print(_machine(missing))
+    print(machine(missing))
     _chart(options.chart, bars)
 
 

@@ -99,11 +99,12 @@ def is_stray(labels: Array, classes: int) -> Array:
 
 
 def _holds(dtype: jnp.dtype, number: int) -> bool:
-    least, most = _range(dtype)
+    least, most = range_of(dtype)
     return least <= number <= most
 
 
-def _range(dtype: jnp.dtype) -> tuple[int, int]:
+def range_of(dtype: jnp.dtype) -> tuple[int, int]:
+    """The least and the greatest integer of a dtype."""
     # jax's iinfo knows the integers of 4 bits and fewer.
     info = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]  # jax gives it no annotations
     return int(info.min), int(info.max)
@@ -118,7 +119,7 @@ class _ClassIndices(NamedTuple):
     def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
         included = ~is_ignored(value, self.ignore_index)
         included = included if mask is None else included & mask
-        least, most = (np.asarray(end, value.dtype) for end in _range(value.dtype))
+        least, most = (np.asarray(end, value.dtype) for end in range_of(value.dtype))
         low = numpy.min(value, initial=most, where=included)
         high = numpy.max(value, initial=least, where=included)
         return numpy.any(included & is_stray(value, self.classes)), low, high

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce._class_inputs import is_stray
+from jaxbce._class_inputs import is_stray, range_of
 from jaxbce._inputs import admit_values
 from jaxbce._typing import ArrayLike
 from jaxbce._values import Facts, refuse
@@ -61,7 +61,6 @@ class _LabelIndices(NamedTuple):
     def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
         included = ~(value < 0)
         included = included if mask is None else included & mask
-        most = np.asarray(jnp.iinfo(value.dtype).max, value.dtype)  # type: ignore[no-untyped-call]  # as in _range
-        low = numpy.min(value, initial=most, where=included)
+        low = numpy.min(value, initial=np.asarray(range_of(value.dtype)[1], value.dtype), where=included)
         high = numpy.max(value, initial=np.asarray(0, value.dtype), where=included)
         return numpy.any(included & is_stray(value, self.labels)), low, high
