@@ -380,6 +380,7 @@ def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
 
 
 def machine(missing: set[str]) -> str:
+    """What ran, and where."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -392,6 +393,7 @@ def machine(missing: set[str]) -> str:
 
 
 def missing_peers() -> set[str]:
+    """The peers that are not installed."""
     missing = set()
     os.environ.setdefault("KERAS_BACKEND", "jax")
     for name, module in (("torch", "torch"), ("Keras", "keras")):
