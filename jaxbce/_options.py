@@ -1,4 +1,4 @@
-"""The options that say how to reduce: plain Python values, checked before anything is traced."""
+"""Options that are plain Python values, such as how to reduce, checked before anything is traced."""
 
 import operator
 from typing import get_args

@@ -50,6 +50,7 @@ def test_value_and_gradient_are_computed_on_the_fly(row):
             most = 1.1 if row.name == "asymmetric_loss" else 0.01
             assert stored(row, names, lambda loss: loss) < most, names
             assert stored(row, names, jax.grad) < 0.01, names
+            # With jax 0.12 a weighted step stores one array, as the test above allows.
             if jax.__version_info__ < (0, 11):
                 assert stored(row, names, jax.value_and_grad) < most, names
 
