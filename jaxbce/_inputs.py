@@ -81,7 +81,7 @@ def admit_floating(function: str, name: str, value: ArrayLike, hint: str = "") -
 def admit_values(function: str, name: str, value: ArrayLike) -> Array:
     """Real numbers of any kind, as an array."""
     array = _asarray(function, name, value)
-    if not (jnp.issubdtype(array.dtype, jnp.bool_) or jnp.issubdtype(array.dtype, jnp.integer) or _is_float(array)):
+    if not (_is_float(array) or array.dtype == jnp.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{function}: {name} must be real numbers, got dtype {array.dtype}.")
     return array
 

@@ -36,10 +36,17 @@ class _Within(NamedTuple):
     def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
         # NaN is not outside: NaN in gives NaN out.
         value = value.astype(compute_dtype(value), copy=False)
-        where = {} if mask is None else {"where": mask}
-        least = numpy.nanmin(value, initial=np.inf, **where)
-        most = numpy.nanmax(value, initial=-np.inf, **where)
+        least, most = _extremes(numpy, value, mask)
         return (least < 0.0) | (most > min(self.high, float(np.finfo(value.dtype).max))), least, most
+
+
+def _extremes(numpy: ModuleType, value: Any, mask: Any) -> tuple[Any, Any]:
+    """The least and the greatest included entry that is not NaN."""
+    where = {} if mask is None else {"where": mask}
+    if numpy is np:
+        # What nanmin and nanmax come down to. Their wrappers take 6 µs, half as long as a small loss.
+        return np.fmin.reduce(value, None, initial=np.inf, **where), np.fmax.reduce(value, None, initial=-np.inf, **where)
+    return numpy.nanmin(value, initial=np.inf, **where), numpy.nanmax(value, initial=-np.inf, **where)
 
 
 def within(function: str, name: str, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Array:
