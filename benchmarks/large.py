@@ -48,7 +48,7 @@ def cases(sizes: list[int]) -> list[Case]:
     few, middle = sizes[0], sizes[len(sizes) // 2]
     rows = [Case("linear", labels) for labels in sizes]
     rows += [
-        Case("linear, frozen kernel", middle, gradients=(0,)),
+        Case("linear, frozen kernel", middle, gradients=(0, 2)),
         Case("linear, bfloat16", middle, dtype=jnp.bfloat16),
         Case('linear, "none"', middle, reduction="none"),
         Case("sparse logits", middle, gradients=(0,), linear=False),

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard, smooth, smoothing, spread
-from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, is_ignored, is_stray
+from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes
+from jaxbce._indices import is_absent, is_stray
 from jaxbce._numerics import included
 from jaxbce._reduction import reduce
 from jaxbce._softmax_loss import Labels, Spike, softmax_loss
@@ -112,7 +113,7 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array
     logits, where, u = _align_logits(given, class_axis)
     index = jnp.expand_dims(spread(given.labels, _entries(given.logits, class_axis)), class_axis)
     if options.ignore_index is not None:
-        counted = ~is_ignored(index, options.ignore_index)
+        counted = ~is_absent(index, options.ignore_index)
         where = counted if where is None else where & counted
     outside = is_stray(index, classes)
     # What is masked is nobody's business: NaN in its value would be NaN in the gradient of the weights.

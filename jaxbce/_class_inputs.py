@@ -1,24 +1,17 @@
 """The boundary of losses over classes: one axis of the logits holds the classes, and labels may be their indices."""
 
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxbce._alignment import spread
-from jaxbce._inputs import (
-    Target,
-    admit_mask,
-    admit_predictions,
-    admit_smoothing,
-    admit_values,
-)
+from jaxbce._indices import refuse_stray
+from jaxbce._inputs import Target, admit_mask, admit_predictions, admit_smoothing, admit_values
 from jaxbce._options import admit_reduction, integer
 from jaxbce._typing import ArrayLike, Axis, Reduction
-from jaxbce._values import Facts, refuse, within
+from jaxbce._values import within
 
 
 class AdmittedClasses(NamedTuple):
@@ -69,7 +62,7 @@ def admit_classes(
     if indices:
         words = f"{function}: labels must be class indices in [0, {classes})"
         remedy = f"Hide missing labels with `where` or ignore_index, which is {ignore_index}."
-        values = refuse(values, mask, losses, _ClassIndices(classes, ignore_index), words, remedy)
+        values = refuse_stray(values, classes, ignore_index, mask, losses, words, remedy)
     else:
         every = None if mask is None else jnp.expand_dims(spread(mask, losses), class_axis)
         values = within(function, "labels", values, every, array)
@@ -82,47 +75,6 @@ def admit_classes(
     )
     axes = admit_reduction(function, reduction, axis, losses.ndim)
     return given, ClassOptions(class_axis, indices, ignore_index, axes, reduction)
-
-
-def is_ignored(labels: Array, ignore_index: int | None) -> Array:
-    """Where an index says that its entry is to be left out."""
-    if ignore_index is None or not _holds(labels.dtype, ignore_index):
-        return labels != labels  # nowhere, in an array of the kind that labels are
-    return labels == ignore_index
-
-
-def is_stray(labels: Array, classes: int) -> Array:
-    """Where an index names no class. The comparison is in its own dtype, in which it cannot wrap around."""
-    if not _holds(labels.dtype, classes):
-        return labels < 0
-    return (labels < 0) | (labels >= classes)
-
-
-def _holds(dtype: jnp.dtype, number: int) -> bool:
-    least, most = range_of(dtype)
-    return least <= number <= most
-
-
-def range_of(dtype: jnp.dtype) -> tuple[int, int]:
-    """The least and the greatest integer of a dtype."""
-    # jax's iinfo knows the integers of 4 bits and fewer.
-    info = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]  # jax gives it no annotations
-    return int(info.min), int(info.max)
-
-
-class _ClassIndices(NamedTuple):
-    """Included indices name a class."""
-
-    classes: int
-    ignore_index: int | None
-
-    def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
-        included = ~is_ignored(value, self.ignore_index)
-        included = included if mask is None else included & mask
-        least, most = (np.asarray(end, value.dtype) for end in range_of(value.dtype))
-        low = numpy.min(value, initial=most, where=included)
-        high = numpy.max(value, initial=least, where=included)
-        return numpy.any(included & is_stray(value, self.classes)), low, high
 
 
 def _class_axis(function: str, class_axis: int, shape: tuple[int, ...]) -> int:

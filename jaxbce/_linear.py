@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._alignment import compute_dtype, guard, spread
+from jaxbce._indices import is_stray
 from jaxbce._linear_head import Arrays, losses, total
 from jaxbce._linear_inputs import AdmittedHead, HeadOptions, admit_head
 from jaxbce._manual_axes import alike, devices, sum_over
-from jaxbce._positives import is_beyond
+from jaxbce._positives import PADDING
 from jaxbce._reduction import Average
 from jaxbce._typing import ArrayLike, AxisName, Reduction
 
@@ -156,7 +157,7 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
         shared["label_smoothing"] = given.label_smoothing
     if given.positives is not None:
         number = labels * devices(label_axes)
-        stray = is_beyond(given.positives, number)
+        stray = is_stray(given.positives, number, PADDING)
         # An index of no label makes the loss of its example NaN, and its gradient.
         example_weight *= jnp.where(jnp.any(stray, 1), jnp.nan, jnp.ones_like(example_weight))
         index = jnp.where(stray | (given.positives < 0), -number, given.positives.astype(jnp.int32))

@@ -1,17 +1,17 @@
 """Labels that are on, named by their indices: a row for each example, padded with negative numbers."""
 
 import math
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Final
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jaxbce._class_inputs import is_stray, range_of
+from jaxbce._indices import is_stray, refuse_stray
 from jaxbce._inputs import admit_values
 from jaxbce._typing import ArrayLike
-from jaxbce._values import Facts, refuse
+
+PADDING: Final = "negative"
+"""What says of an index that it is none, and fills a row."""
 
 
 def admit_positives(
@@ -32,12 +32,7 @@ def admit_positives(
         )
     words = f"{function}: positives must be label indices below {labels}, or negative for padding"
     remedy = "Is the index that of another set of labels, or counted from 1?"
-    return refuse(array, mask, array, _LabelIndices(labels), words, remedy)
-
-
-def is_beyond(positives: Array, labels: int) -> Array:
-    """Where an index is neither padding nor that of a label."""
-    return is_stray(positives, labels) & ~(positives < 0)
+    return refuse_stray(array, labels, PADDING, mask, array, words, remedy)
 
 
 def multi_hot(positives: Array, labels: int) -> Array:
@@ -51,16 +46,3 @@ def multi_hot(positives: Array, labels: int) -> Array:
     hot = jnp.zeros((number, labels), jnp.bool_)
     hot = hot.at[jnp.arange(number)[:, None], index].max(~stray.reshape(number, k), mode="drop")
     return hot.reshape(*examples, labels)
-
-
-class _LabelIndices(NamedTuple):
-    """Included indices that are no padding are those of labels."""
-
-    labels: int
-
-    def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
-        included = ~(value < 0)
-        included = included if mask is None else included & mask
-        low = numpy.min(value, initial=np.asarray(range_of(value.dtype)[1], value.dtype), where=included)
-        high = numpy.max(value, initial=np.asarray(0, value.dtype), where=included)
-        return numpy.any(included & is_stray(value, self.labels)), low, high

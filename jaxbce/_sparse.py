@@ -8,10 +8,11 @@ from jax import Array
 
 from jaxbce._alignment import Admitted, spread
 from jaxbce._binary import from_logits
+from jaxbce._indices import is_stray
 from jaxbce._inputs import Target, admit_mask, admit_predictions, admit_smoothing, admit_weight
 from jaxbce._numerics import included
 from jaxbce._options import admit_reduction
-from jaxbce._positives import admit_positives, is_beyond, multi_hot
+from jaxbce._positives import PADDING, admit_positives, multi_hot
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -99,7 +100,7 @@ def _from_positives(given: Admitted, *, axis: tuple[int, ...] | None, reduction:
     dense = given._replace(labels=multi_hot(positives, logits.shape[-1]))
     loss = from_logits(dense, axis=axis, reduction=reduction)
     # An index of no label makes NaN of whatever its example takes part in, in value and gradient.
-    stray = jnp.any(is_beyond(positives, logits.shape[-1]), -1, keepdims=True)
+    stray = jnp.any(is_stray(positives, logits.shape[-1], PADDING), -1, keepdims=True)
     if where is not None:
         stray &= spread(_by_example(where), stray)
     if reduction != "none":
