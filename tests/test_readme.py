@@ -24,7 +24,7 @@ def blocks(text):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-# A page is one program, whose blocks share their names. A recipe is one by itself, after the lines that come before all.
+# A page is one program: its blocks share their names. A recipe is one by itself, after the lines that come before all.
 BEGINNING, *SECTIONS = re.split(r"^## ", PAGES[RECIPES], flags=re.MULTILINE)
 PROGRAMS = {path.name: blocks(text) for path, text in PAGES.items() if path != RECIPES and blocks(text)}
 STANDING_ALONE = {section.partition("\n")[0]: blocks(BEGINNING + section) for section in SECTIONS}
