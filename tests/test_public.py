@@ -70,9 +70,25 @@ def test_exports():
     assert len(PUBLIC) == 16
 
 
+def test_the_typed_consumer_names_everything():
+    """tests/consumer.py, which a type checker reads against the wheel, has every name with every option."""
+    tree = ast.parse((pathlib.Path(__file__).parent / "consumer.py").read_text(encoding="utf-8"))
+    options: dict[str, set[str | None]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).removeprefix("jaxbce.")
+            options.setdefault(called, set()).update(keyword.arg for keyword in node.keywords)
+    for name in PUBLIC - {"Average"}:
+        parameters = inspect.signature(getattr(jaxbce, name)).parameters.values()
+        assert options[name] >= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}, name
+    assert options["Average.of"] >= {"weight", "where", "axis"}
+    assert "average.psum" in options
+
+
 def test_the_version_stands_in_one_place():
     assert importlib.metadata.version("jaxbce") == jaxbce.__version__
     assert f"## [{jaxbce.__version__}]" in (PACKAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "\nversion:" not in (PACKAGE.parent / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_jax_is_all_that_it_needs():

@@ -1,37 +1,77 @@
 """The README and the pages of docs/: their Python blocks run, their links lead somewhere, the table of differences from
 PyTorch is the one that is tested."""
 
+import ast
 import contextlib
+import importlib.util
 import io
 import pathlib
 import re
 
 import pytest
 
+from tests import extras
 from tests.parity.differences import DIFFERENCES, Refusal
 from tests.settings import DEFAULTS, configured
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-BLOCKS = {path: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for path, text in PAGES.items()}
+RECIPES = ROOT / "docs" / "recipes.md"
 LINKS = [(path, link) for path, text in PAGES.items() for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text)]
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if BLOCKS[path]], ids=lambda path: path.name)
-def test_blocks_run_and_print_what_their_comments_say(path):
-    """Where a line ends in `# → text`, that text is printed. The blocks of a page share their names."""
+def blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+# A page is one program: its blocks share their names. A recipe is one by itself, after the lines that come before all.
+BEGINNING, *SECTIONS = re.split(r"^## ", PAGES[RECIPES], flags=re.MULTILINE)
+PROGRAMS = {path.name: blocks(text) for path, text in PAGES.items() if path != RECIPES and blocks(text)}
+STANDING_ALONE = {section.partition("\n")[0]: blocks(BEGINNING + section) for section in SECTIONS}
+
+
+def run(program):
+    """Where a line ends in `# → text`, that text is printed."""
     names: dict[str, object] = {}
-    for block in BLOCKS[path]:
+    for block in program:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), configured(**DEFAULTS):
-            exec(compile(block, path.name, "exec"), names)
+            exec(compile(block, "block", "exec"), names)
         promised = re.findall(r"# → (.*)$", block, re.MULTILINE)
         assert printed.getvalue().splitlines() == promised
 
 
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_blocks_run_and_print_what_their_comments_say(page):
+    run(PROGRAMS[page])
+
+
+@pytest.mark.parametrize("recipe", STANDING_ALONE)
+def test_recipes_run_and_print_what_their_comments_say(recipe):
+    for library in libraries(STANDING_ALONE[recipe]):
+        if importlib.util.find_spec(library) is None:
+            extras.missing(library, extra="recipes")
+    run(STANDING_ALONE[recipe])
+
+
+def libraries(program):
+    """The packages that a program imports."""
+    for node in ast.walk(ast.parse("".join(program))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+
+
 def test_the_pages_have_blocks():
-    assert {path.name for path in PAGES if BLOCKS[path]} >= {"README.md", "index.md", "which_loss.md", "migration.md"}
-    assert len(BLOCKS[ROOT / "README.md"]) >= 3
+    assert set(PROGRAMS) >= {"README.md", "index.md", "which_loss.md", "migration.md"}
+    assert len(PROGRAMS["README.md"]) >= 3
+    assert len(STANDING_ALONE) >= 10
+    for program in STANDING_ALONE.values():
+        assert len(program) >= 2  # the lines before all, and lines of its own
+        assert "# → " in program[-1]
+    imported = {library for program in STANDING_ALONE.values() for library in libraries(program)}
+    assert imported >= {"equinox", "flax", "jax", "jaxbce", "keras", "optax", "orbax"}
 
 
 @pytest.mark.parametrize(("path", "link"), sorted(set(LINKS)), ids=lambda part: getattr(part, "name", part))

@@ -1,18 +1,16 @@
 """jaxbce against PyTorch as it is installed. Where PyTorch is missing, CI fails; elsewhere this is skipped."""
 
 import importlib.util
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import extras
+
 if importlib.util.find_spec("torch") is None:
-    remedy = 'PyTorch is not installed: pip install -e ".[parity]"'
-    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
-        pytest.fail(f"CI compares with PyTorch, and {remedy}", pytrace=False)
-    pytest.skip(remedy, allow_module_level=True)
+    extras.missing("torch", extra="parity")
 
 import torch
 
