@@ -92,10 +92,9 @@ def is_ignored(labels: Array, ignore_index: int | None) -> Array:
 
 
 def is_stray(labels: Array, classes: int) -> Array:
-    """Where an index names no class. The comparison is in its own dtype, in which it cannot wrap around."""
-    if not _holds(labels.dtype, classes):
-        return labels < 0
-    return (labels < 0) | (labels >= classes)
+    """Where an index names no class. Narrow indices are compared as int32, which holds every number of classes."""
+    wide = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+    return (wide < 0) | (wide >= classes)
 
 
 def _holds(dtype: jnp.dtype, number: int) -> bool:
