@@ -1,13 +1,12 @@
 """The sigmoid loss of all pairs of two batches."""
 
 import functools
-import math
 
 import jax
 from jax import Array
 
 from jaxbce._inputs import admit_floating, admit_values
-from jaxbce._manual_axes import admit_axes, alike, devices
+from jaxbce._manual_axes import admit_axes, alike
 from jaxbce._options import admit_reduction, admit_size
 from jaxbce._pairwise_loss import Plan, pairwise_losses, pairwise_total
 from jaxbce._typing import ArrayLike, AxisName, Reduction
@@ -85,10 +84,8 @@ def sigmoid_contrastive_loss(
     scale, bias = _scalar("logit_scale", logit_scale), _scalar("logit_bias", logit_bias)
     admit_reduction(_FUNCTION, reduction, None, 1)
     axes = admit_axes(_FUNCTION, "axis_name", axis_name)
-    batch = len(x) * devices(axes)
-    # The mean of an empty batch is NaN, as in NumPy and PyTorch.
-    share = 1.0 if reduction in ("none", "sum") else 1 / batch if batch else math.nan
-    plan = Plan(admit_size(_FUNCTION, "tile_size", tile_size, _TILE_SIZE), axes, share)
+    mean = reduction not in ("none", "sum")
+    plan = Plan(admit_size(_FUNCTION, "tile_size", tile_size, _TILE_SIZE), axes, mean)
     # The gradient of what is the same on every device is a sum over them: it is the cast that makes the sum.
     pairs = alike((x, y, scale, bias), axes)
     loss: Array = _from_pairs(*pairs, plan=plan, each=reduction == "none")

@@ -1,6 +1,6 @@
 """Indices of classes and labels: which stand for none, and which name none that is there.
 
-They are compared in their own dtype, in which no number wraps around.
+They are compared in a dtype in which no number wraps around: their own, or a wider one.
 """
 
 from types import ModuleType
@@ -26,17 +26,16 @@ def refuse_stray(
 def is_absent(indices: Array, absent: Absent) -> Array:
     if absent == "negative":
         return indices < 0
-    if absent is None or not _holds(indices.dtype, absent):
+    least, most = _range(indices.dtype)
+    if absent is None or not least <= absent <= most:
         return indices != indices  # nowhere, in an array of the kind that the indices are
     return indices == absent
 
 
 def is_stray(indices: Array, number: int, absent: Absent = None) -> Array:
     """Where an index lies outside [0, number) and is not absent."""
-    outside = indices < 0
-    if _holds(indices.dtype, number):
-        outside |= indices >= number
-    return outside & ~is_absent(indices, absent)
+    wide = indices if indices.dtype.itemsize >= 4 else indices.astype(np.int32)  # which holds every `number`
+    return ((wide < 0) | (wide >= number)) & ~is_absent(indices, absent)
 
 
 class _Below(NamedTuple):
@@ -52,11 +51,6 @@ class _Below(NamedTuple):
         low = numpy.min(value, initial=most, where=included)
         high = numpy.max(value, initial=least, where=included)
         return numpy.any(included & is_stray(value, self.number)), low, high
-
-
-def _holds(dtype: jnp.dtype, number: int) -> bool:
-    least, most = _range(dtype)
-    return least <= number <= most
 
 
 def _range(dtype: jnp.dtype) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def _from_head(given: AdmittedHead, *, options: HeadOptions) -> Array:
     given = alike(given, axes)
     (batch, _), labels = given.features.shape, given.kernel.shape[1]
     shared, by_label = _arrange(given, options.label_axes)
-    chunk = min(options.chunk_size, max(labels, 1))
+    chunk = jax.core.min_dim(options.chunk_size, jax.core.max_dim(labels, 1))
     if options.reduction == "none":
         return sum_over(losses(shared, by_label, chunk), options.label_axes)
     weight, number = shared["example_weight"], batch * labels * devices(axes)

@@ -144,7 +144,9 @@ def _over_chunks(step: Step[Carry], carry: Carry, by_label: Arrays, chunk: int) 
         return _recomputed(step, chunk)(carry, index * chunk), None
 
     if whole:
-        carry, _ = jax.lax.scan(body, carry, jnp.arange(whole, dtype=jnp.int32))
+        # A symbol, while a function is exported, is true, and JAX has to be told that there is a chunk at least.
+        indices = jnp.arange(jax.core.max_dim(whole, 1), dtype=jnp.int32)
+        carry, _ = jax.lax.scan(body, carry, indices)
     return _recomputed(step, rest)(carry, jnp.int32(whole * chunk)) if rest else carry
 
 

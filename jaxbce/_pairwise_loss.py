@@ -28,12 +28,18 @@ class Plan(NamedTuple):
     """How a pass runs; all of it is static.
 
     `tile_size` is the most rows and columns of a tile. `axes` are the mapped axes along which the batches are split.
-    `share` multiplies the total; the losses of single examples have none.
+    `mean` says that the total, and so its gradients, are of the mean over the examples of all devices.
     """
 
     tile_size: int
     axes: tuple[str, ...]
-    share: float
+    mean: bool
+
+    def share(self, sums: Array) -> Array:
+        """What multiplies the sum over the examples of a device, of which `sums` has one number each."""
+        # The mean of no examples is 0·inf: NaN, as in NumPy and PyTorch.
+        count = sums.shape[0] * devices(self.axes) if self.mean else 1
+        return 1 / jnp.full((), count, sums.dtype)
 
 
 class _Sums(NamedTuple):
@@ -57,18 +63,20 @@ def pairwise_total(x: Array, y: Array, scale: Array, bias: Array, plan: Plan) ->
     costs that one pass, as with a `custom_vjp`, and forward mode and all that is built of it work too. Left to
     autodiff, with `jax.checkpoint` for the memory, the logits are made twice, and a step takes 1.25 times as long.
     """
-    return sum_over(plan.share * jnp.sum(pairwise_losses(x, y, scale, bias, plan)), plan.axes)
+    losses = pairwise_losses(x, y, scale, bias, plan)
+    return sum_over(plan.share(losses) * jnp.sum(losses), plan.axes)
 
 
 @functools.partial(pairwise_total.defjvp, symbolic_zeros=True)
 def _(plan: Plan, primals: Pairs, tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     sums = _pass(primals, plan, tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents))
-    total = plan.share * jnp.sum(sums.losses)
+    share = plan.share(sums.losses)
+    total = share * jnp.sum(sums.losses)
     change = jnp.zeros_like(total)
     for gradient, tangent in zip(sums[1:], tangents, strict=True):
         if gradient is not None and not isinstance(tangent, SymbolicZero):
             product = gradient * jax.lax.convert_element_type(tangent, gradient.dtype)
-            change += jnp.sum(product) if tangent.ndim else plan.share * jnp.sum(product)
+            change += jnp.sum(product) if tangent.ndim else share * jnp.sum(product)
     return sum_over(total, plan.axes), sum_over(change, plan.axes)
 
 
@@ -106,12 +114,13 @@ def _pass(pairs: Pairs, plan: Plan, wanted: tuple[bool, ...]) -> _Sums:
 
 def _block(sums: _Sums, pairs: Pairs, hop: Array, plan: Plan) -> _Sums:
     """`sums` with the pairs of all x and all y; these have travelled `hop` devices far, and are at home at 0."""
-    batch = len(pairs[0])
+    batch = pairs[0].shape[0]
     tiles = -(-batch // plan.tile_size)
-    size = -(-batch // max(tiles, 1))
-    slopes = any(gradient is not None for gradient in sums[1:])
+    # Tiles as even as may be. Of a symbol, while a function is exported, JAX has to be told that it holds one.
+    size = jax.core.min_dim(-(-batch // jax.core.max_dim(tiles, 1)), batch)
+    share, slopes = plan.share(sums.losses), any(gradient is not None for gradient in sums[1:])
     # Where autodiff takes a derivative of a pass, it makes the tiles again and keeps nothing of them.
-    tile = jax.checkpoint(functools.partial(_tile, size=size, share=plan.share, slopes=slopes), prevent_cse=False)
+    tile = jax.checkpoint(functools.partial(_tile, size=size, share=share, slopes=slopes), prevent_cse=False)
 
     def step(sums: _Sums, number: Array) -> tuple[_Sums, None]:
         # Tiles are of one size. Where it does not divide the batch, the last begins earlier, within the one before.
@@ -132,7 +141,7 @@ def _tile(
     shift: Array,
     *,
     size: int,
-    share: float,
+    share: Array,
     slopes: bool,
 ) -> _Sums:
     """The sums over the tile at `corner`, of its rows and columns from `fresh` on; x_i is paired with y_(i - shift)."""
@@ -145,7 +154,7 @@ def _tile(
     paired = row[:, None] == (column + shift)[None, :]
     logits = scale * (x @ y.T) + bias
     side = jnp.where(paired, -logits, logits)
-    if size and len(batches[0]) % size:
+    if size and batches[0].shape[0] % size:  # A symbol, of which it is not known, is true.
         counted = (row >= fresh[0])[:, None] & (column >= fresh[1])[None, :]
         side = jnp.where(counted, side, -jnp.inf)  # It costs nothing, and has no slope.
     losses = jnp.sum(softplus(side), 1)

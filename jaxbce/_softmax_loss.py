@@ -72,7 +72,8 @@ def _rows(x: Array, spike: Spike | None, axis: int) -> _Rows:
     maximum, largest = jnp.max(x, axis), float(np.finfo(x.dtype).max)
     greatest = jnp.clip(maximum, -largest, largest)
     wide = jnp.expand_dims(greatest, axis)
-    if spike is not None and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
+    known = isinstance(x.shape[axis], int)  # and no symbol, while a function is exported
+    if spike is not None and known and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
         # The distance of a class to the label is 0 or at least 1, and so at least the exponential.
         distance = jnp.abs(_classes(x, axis, x.dtype) - spike.at.astype(x.dtype))
         rest = jnp.sum(jnp.minimum(jnp.minimum(jnp.exp(x - wide), 1.0), distance), axis)

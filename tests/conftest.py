@@ -1,4 +1,7 @@
-"""A strict session: float64 on, no implicit promotion of dtypes or ranks, warnings are errors (pyproject.toml)."""
+"""A strict session: float64 on, no implicit promotion of dtypes or ranks, warnings are errors (pyproject.toml).
+
+The suite runs on the device that JAX takes by default, but for the tests marked `cpu`.
+"""
 
 import gc
 import os
@@ -15,6 +18,11 @@ jax.config.update("jax_num_cpu_devices", 8)  # so that sharding is real
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Products in all digits of their dtype, which accelerators give only when asked for.
+jax.config.update("jax_default_matmul_precision", "highest")
+# An accelerator is compared with the CPU, also where a user named it alone.
+if jax.config.jax_platforms and "cpu" not in jax.config.jax_platforms.split(","):
+    jax.config.update("jax_platforms", f"{jax.config.jax_platforms},cpu")
 
 # Tracing allocates much and leaves little garbage, and a worker that has traced for minutes holds much to look through.
 gc.set_threshold(100_000, 50, 20)
@@ -27,6 +35,23 @@ def nothing_kept() -> Iterator[None]:
     jax.clear_caches()
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a test, and the processes that it starts, on the device that it is about."""
+    backend = jax.default_backend()
+    if request.node.get_closest_marker("accelerator"):
+        if backend == "cpu":
+            pytest.skip("needs a GPU or TPU, and JAX has none here")
+    # A TPU emulates float64, in fewer digits than the bars of most tests ask for.
+    elif backend == "tpu" or request.node.get_closest_marker("cpu"):
+        monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+        if backend != "cpu":
+            with jax.default_device(jax.devices("cpu")[0]):
+                yield
+                return
+    yield
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def results(place: Callable[[np.ndarray, PartitionSpec], Any], mesh: Mesh) -> di
 
 def over_devices() -> dict[str, list[float]]:
     """The results over all devices, of this process and of those that it was joined with."""
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    mesh = Mesh(np.asarray(jax.devices("cpu")), ("data",))
 
     def place(array: np.ndarray, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -145,7 +145,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", DEVICES // processes)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, processes, process, initialization_timeout=60)
-    assert len(jax.devices()) == DEVICES
+    assert len(jax.devices("cpu")) == DEVICES
     print(json.dumps(over_devices()))
     jax.distributed.shutdown()
 

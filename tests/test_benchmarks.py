@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.cpu  # A benchmark needs the device for itself.
+
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -112,6 +112,7 @@ def test_a_gradient_by_one_argument_alone(rng, argnums):
     close(jax.grad(functools.partial(fused, tile_size=3), argnums)(*pairs), expected)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_features(rng, dtype):
     """They are computed in float32, the loss is one, and a gradient is rounded once, into the dtype of its argument."""
@@ -188,6 +189,7 @@ def compiled(size, features=256, dtype=jnp.float32, **options):
     return jax.jit(jax.value_and_grad(functools.partial(fused, **options), EVERY)).lower(*shapes).compile()
 
 
+@pytest.mark.cpu
 def test_memory_is_bounded_by_the_tile():
     """Beside arguments and results; the logits of the largest alone would be 1,074 MB."""
     temporary = {size: compiled(size).memory_analysis().temp_size_in_bytes for size in (4_096, 16_384, 16_381)}
@@ -196,7 +198,7 @@ def test_memory_is_bounded_by_the_tile():
     assert small < 2e6
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers write other programs")
+@pytest.mark.cpu
 def test_a_tile_has_one_exp_and_three_products():
     program = compiled(2_048).as_text()
     assert program.count(" exponential(") == 1
@@ -215,9 +217,10 @@ def over_devices(mesh, function, axis="data", **options):
 
 @pytest.fixture(scope="module")
 def mesh():
-    return Mesh(np.asarray(jax.devices()[:8]), ("data",))
+    return Mesh(np.asarray(jax.devices("cpu")), ("data",))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("check_vma", "tile_size"), [(True, 2), (False, None)])
 def test_the_ring_is_one_device(rng, mesh, check_vma, tile_size):
     pairs, along = batch(rng, 3 * len(mesh.devices), 5), batch(rng, 3 * len(mesh.devices), 5)
@@ -243,6 +246,7 @@ def test_the_ring_is_one_device(rng, mesh, check_vma, tile_size):
     close(jax.jit(weighed(each))(*pairs), weighed(functools.partial(fused, reduction="none"))(*pairs))
 
 
+@pytest.mark.cpu
 def test_gradients_inside_of_the_ring(rng, mesh):
     """A step inside `shard_map`: those by x and y are this device's, those by scale and bias are of all devices."""
     pairs = batch(rng, 2 * len(mesh.devices), 3)
@@ -251,6 +255,7 @@ def test_gradients_inside_of_the_ring(rng, mesh):
     close(jax.jit(mapped)(*pairs), jax.value_and_grad(fused, EVERY)(*pairs))
 
 
+@pytest.mark.cpu
 def test_a_ring_over_two_axes(rng, mesh):
     plane = Mesh(mesh.devices.reshape(2, -1), ("a", "b"))
     pairs, axes = batch(rng, 2 * plane.size, 3), ("a", "b")
@@ -262,6 +267,7 @@ def test_a_ring_over_two_axes(rng, mesh):
     close(jax.jit(jax.value_and_grad(loss, EVERY))(*pairs), expected)
 
 
+@pytest.mark.cpu
 def test_a_ring_under_vmap_and_a_batch_that_is_sharded_without_one(rng, mesh):
     pairs = batch(rng, 2 * len(mesh.devices), 3)
     expected = jax.value_and_grad(fused, EVERY)(*pairs)
@@ -272,6 +278,7 @@ def test_a_ring_under_vmap_and_a_batch_that_is_sharded_without_one(rng, mesh):
     close(jax.jit(jax.value_and_grad(fused, EVERY))(*placed, *pairs[2:]), expected)
 
 
+@pytest.mark.cpu
 def test_a_ring_under_the_defaults_of_jax(rng, mesh):
     with configured(**DEFAULTS):
         pairs = batch(rng, 2 * len(mesh.devices), 3, jnp.bfloat16)
@@ -297,6 +304,7 @@ for devices in (2, 32):
 """
 
 
+@pytest.mark.cpu
 def test_memory_of_a_ring_does_not_grow_with_it():
     """Per device, at the same number of examples per device. 32 devices need a process of their own."""
     done = subprocess.run([sys.executable, "-c", RING_MEMORY], capture_output=True, text=True, timeout=300)
@@ -341,6 +349,7 @@ def test_refusals(x, y, options, error, message):
         sigmoid_contrastive_loss(x, y, **{"logit_scale": 1.0, "logit_bias": 0.0, **options})
 
 
+@pytest.mark.cpu
 def test_an_axis_that_the_mesh_does_not_have(rng, mesh):
     loss = over_devices(mesh, functools.partial(fused, axis_name="model"))
     with pytest.raises(ValueError, match="axis_name must name a mapped axis, got 'model'"):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.cpu  # whose figures they are held to
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -31,6 +31,7 @@ def derivatives(loss):
     return [loss, slope, jax.grad(lambda x, y: slope(x, y).sum())]
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
 @pytest.mark.parametrize("soft", [False, True])
 def test_gamma_0_is_binary_cross_entropy_to_the_last_bit(rng, transform, soft):
@@ -43,6 +44,7 @@ def test_gamma_0_is_binary_cross_entropy_to_the_last_bit(rng, transform, soft):
     np.testing.assert_allclose(transform(focal[2])(x, y), transform(plain[2])(x, y), rtol=1e-6)
 
 
+@pytest.mark.cpu
 def test_a_traced_gamma_of_0_too(rng):
     x, y = jnp.asarray(rng.normal(0, 20, 500), jnp.float32), jnp.asarray(rng.random(500), jnp.float32)
     traced = jax.jit(lambda x, y, gamma: sigmoid_focal_loss(x, y, gamma=gamma, reduction="none"))

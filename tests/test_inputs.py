@@ -219,6 +219,7 @@ def test_checks_go_with_every_transform(transform):
     checked(X[:, 0], y * 0.5)[0].throw()
 
 
+@pytest.mark.cpu
 @every_loss
 def test_checks_leave_no_trace_without_checkify(row):
     """No effect, which would cost `jit` its fast path and `jax.export` its serialisation; and nothing to compute."""

@@ -337,6 +337,7 @@ def test_the_complement_costs_the_same(row, rng):
     close(row(row.complement(x), 1 - y), row(x, y))
 
 
+@pytest.mark.cpu
 @every_loss
 def test_labels_of_every_kind(row, rng):
     x, _ = batch(row, rng)

@@ -2,9 +2,7 @@
 
 import functools
 
-import chex
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -358,10 +356,7 @@ def compiled(labels, argnums=(0, 1, 2), dtype=jnp.float32, **options):
     return jax.jit(jax.value_and_grad(loss, argnums)).lower(*arguments).compile()
 
 
-on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers fuse what they see fit")
-
-
-@on_cpu
+@pytest.mark.cpu
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_memory_is_that_of_a_chunk(reduction):
     small, large = (
@@ -373,7 +368,7 @@ def test_memory_is_that_of_a_chunk(reduction):
     assert large <= 1.01 * small
 
 
-@on_cpu
+@pytest.mark.cpu
 def test_a_frozen_kernel_has_no_gradient():
     labels, update = 102_400, "f32[128,102400]{1,0} dynamic-update-slice"
     assert update in compiled(labels).as_text()
@@ -389,11 +384,11 @@ CASES_ON_A_MESH = [
 ]
 
 
-@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+@pytest.mark.cpu
 @pytest.mark.parametrize(("specs", "reduction"), CASES_ON_A_MESH, ids=[reduction for _, reduction in CASES_ON_A_MESH])
 def test_batch_and_labels_split_over_devices(specs, reduction, rng):
     """Two by four devices give what one gives, in value, gradient and second derivative, and gather no kernel."""
-    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(2, 4), ("batch", "label"))
+    mesh = Mesh(np.asarray(jax.devices("cpu")).reshape(2, 4), ("batch", "label"))
     labels = 4 * L
     x, k, c = draw(rng, labels=labels)
     shapes = {"batch": (B, 1), "label": (labels,)}
@@ -422,10 +417,10 @@ def test_batch_and_labels_split_over_devices(specs, reduction, rng):
     assert "all-gather" not in step.lower(x, k, c, *numbers).compile().as_text()
 
 
-@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+@pytest.mark.cpu
 def test_losses_of_examples_on_a_mesh(rng):
     """They stay where their examples are; several axes of a mesh may share the labels."""
-    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(2, 2, 2), ("batch", "label", "more"))
+    mesh = Mesh(np.asarray(jax.devices("cpu")).reshape(2, 2, 2), ("batch", "label", "more"))
     x, k, c = draw(rng, labels=4 * L)
     positives, _ = indices(rng, B, 4 * L)
 
@@ -437,13 +432,3 @@ def test_losses_of_examples_on_a_mesh(rng):
     local = functools.partial(losses, label_axis_name=split)
     mapped = jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=SPLIT("batch"))
     close(jax.jit(mapped)(x, k, c, positives), losses(x, k, c, positives))
-
-
-def test_exported_with_a_symbolic_batch(rng):
-    features, kernel, bias = draw(rng)
-    positives, _ = indices(rng)
-    (n,) = jax.export.symbolic_shape("n")
-    shapes = jax.ShapeDtypeStruct((n, D), features.dtype), jax.ShapeDtypeStruct((n, K), positives.dtype)
-    step = jax.jit(jax.value_and_grad(lambda x, p: fused(x, kernel, bias, positives=p)))
-    exported = jax.export.export(step)(*shapes)
-    chex.assert_trees_all_close(exported.call(features, positives), step(features, positives), rtol=1e-12)

@@ -15,6 +15,8 @@ from jaxbce import Average, cross_entropy
 from tests import parallel
 from tests.losses import FAMILIES
 
+pytestmark = pytest.mark.cpu  # whose devices are simulated
+
 
 @functools.cache
 def expected():
@@ -38,7 +40,7 @@ def agree(found):
 
 def test_devices():
     """Sharded arrays under `jit`, and `shard_map` with `Average.psum`."""
-    assert len(jax.devices()) == parallel.DEVICES
+    assert len(jax.devices("cpu")) == parallel.DEVICES
     agree(parallel.over_devices())
 
 
@@ -75,7 +77,7 @@ def test_class_weights_of_many_classes():
     labels = np.where(rng.random(32) < np.arange(32) // 4 / 8, -100, labels)
     u = jnp.asarray([0.2, 1.0, 3.0, 0.5, 7.0])
     expected = jax.value_and_grad(functools.partial(cross_entropy, class_weight=u))(jnp.asarray(scores), labels)
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    mesh = Mesh(np.asarray(jax.devices("cpu")), ("data",))
 
     def loss(scores, labels):
         losses = cross_entropy(scores, labels, reduction="none")

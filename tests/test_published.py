@@ -25,6 +25,8 @@ from jaxbce import (
     sigmoid_focal_loss,
 )
 
+pytestmark = pytest.mark.cpu  # They are held to the last digit of float32.
+
 INF = float("inf")
 
 

@@ -79,6 +79,7 @@ def test_sizes_of_every_kind(shape, k, rng):
         np.testing.assert_allclose(actual, expected, rtol=1e-14)
 
 
+@pytest.mark.cpu
 def test_dtypes(rng):
     logits, positives, dense = draw(rng)
     expected = binary_cross_entropy_with_logits(logits, dense)

@@ -22,6 +22,8 @@ from tests.parity.differences import DIFFERENCES
 from tests.parity.literals import LITERALS
 from tests.parity.test_recorded import recorded
 
+pytestmark = pytest.mark.cpu  # to whose roundings and subnormals the tolerances belong
+
 
 @pytest.mark.parametrize("case", GRID + COMBINATIONS, ids=lambda case: case.name)
 def test_values_and_derivatives_are_those_of_pytorch(case):
