@@ -249,6 +249,14 @@ def test_masks_hide_anything(rng):
             assert (gradient[~mask] == 0).all()
 
 
+def test_what_is_masked_is_no_nan_to_debug():
+    x, mask = jnp.float32([[2, 1], [NAN, NAN]]), np.array([True, False])
+    with configured(jax_debug_nans=True):
+        value, gradient = jax.value_and_grad(cross_entropy)(x, jnp.array([0, 1]), where=mask)
+    np.testing.assert_allclose(value, np.log1p(np.exp(-1)), rtol=1e-6)
+    assert (gradient[1] == 0).all()
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_nothing_included_is_0_with_gradient_0(reduction):
     x = jnp.full((3, C), NAN)
