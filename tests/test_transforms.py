@@ -1,7 +1,6 @@
 """Every way a training step or an evaluation may run a loss."""
 
 import functools
-import gc
 
 import chex
 import jax
@@ -13,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbce import Average
 from tests.losses import FAMILIES
-from tests.settings import DEFAULTS, configured
 
 every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 
@@ -28,58 +26,6 @@ OPTIONS = {
     "label_smoothing": 0.1,
     "where": [[True], [True], [False], [True]],
 }
-
-
-def derivatives(row, x, y):
-    """The loss, its gradient and a Hessian-vector product."""
-    loss = functools.partial(row, **OPTIONS)
-    hvp = jax.jvp(lambda x: jax.grad(loss)(x, y), (x,), (x,))[1]
-    return jax.value_and_grad(loss)(x, y), hvp
-
-
-@functools.cache
-def without_x64(row):
-    """Predictions and labels, and what to expect of them under every setting."""
-    x, y = batch(row, np.random.default_rng(20260101))
-    with configured(jax_enable_x64=False):
-        return x, y, derivatives(row, x, y)
-
-
-@every_loss
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"jax_enable_x64": False},
-        {"jax_disable_jit": True},
-        {"jax_debug_nans": True},
-        {"jax_check_tracer_leaks": True},
-        DEFAULTS,
-    ],
-    ids=lambda settings: " ".join(settings),
-)
-def test_every_setting_of_jax(row, settings):
-    x, y, (expected, expected_hvp) = without_x64(row)
-    if "jax_check_tracer_leaks" in settings:
-        jax.clear_caches()  # What is traced already would not be traced again, and a leak in it not be found.
-    # What was there before the leaks are looked for is no leak, and there is much of it to look through.
-    gc.freeze()
-    with configured(**settings):
-        loss = functools.partial(row, **OPTIONS)
-        chex.assert_trees_all_close(jax.value_and_grad(loss)(x, y), expected, rtol=5e-6)
-        both, hvp = jax.jit(functools.partial(derivatives, row))(x, y)
-        chex.assert_trees_all_close(both, expected, rtol=5e-6)
-        chex.assert_trees_all_close(hvp, expected_hvp, rtol=1e-5)
-        chex.assert_type(hvp, jnp.float32)
-    gc.unfreeze()
-
-
-@every_loss
-def test_infinite_values_under_debug_nans(row):
-    x = jnp.asarray([row.extremes[0], row.extremes[-1]], jnp.float32)
-    with configured(jax_debug_nans=True):
-        for y in (0, 1):
-            jax.value_and_grad(functools.partial(row, reduction="sum"))(x, y)
-            jax.jit(jax.hessian(functools.partial(row, pos_weight=2.0)))(x, y)
 
 
 @every_loss
