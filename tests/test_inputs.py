@@ -149,7 +149,9 @@ class TestOutsideTheDomain:
         given = self.arguments(arguments)
         labels = jnp.broadcast_to(jnp.asarray(given["labels"]), 3)
         found = {"labels": labels if labels.dtype == jnp.int64 else labels.astype(jnp.float32)}
-        for name, plain in row.known({"pos_weight": jnp.ones(3), "weight": jnp.ones(3), "label_smoothing": 0.0}).items():
+        for name, plain in row.known(
+            {"pos_weight": jnp.ones(3), "weight": jnp.ones(3), "label_smoothing": 0.0}
+        ).items():
             found[name] = jnp.broadcast_to(jnp.asarray(given.get(name, plain), jnp.float32), jnp.shape(plain))
         return found
 

@@ -257,28 +257,24 @@ def test_a_mask_is_a_subset(row, rng):
     def loss(x, y, w, v, **where):
         return row(x, y, pos_weight=w, weight=v, label_smoothing=0.1, reduction="weighted_mean", **where)
 
-    def derivatives(f):
-        every = jax.value_and_grad(f, argnums=(0, 1, 2, 3))
-        return every, lambda *a: jax.jvp(jax.grad(f), a, tuple(map(jnp.ones_like, a)))[1]
+    def first(f):
+        return jax.value_and_grad(f, argnums=(0, 1, 2, 3))
+
+    def both(*arguments):
+        hvp = jax.jvp(jax.grad(masked), arguments, tuple(map(jnp.ones_like, arguments)))[1]
+        return first(masked)(*arguments), (hvp, row(*arguments[:2], where=jnp.asarray(mask), reduction="none"))
 
     masked = functools.partial(loss, where=jnp.asarray(mask))
-    value, gradients = jax.jit(derivatives(loss)[0])(*(a[mask] for a in (x, y, w, v)))
-    compiled = [jax.jit(f) for f in derivatives(masked)]
-    for (both, hvp), poison in (
-        (derivatives(masked), np.nan),
-        *((compiled, p) for p in (np.nan, np.inf, -np.inf, 1e38)),
-    ):
-        poisoned = [jnp.where(mask, a, poison) for a in (x, y, w, v)]
-        actual_value, actual_gradients = both(*poisoned)
+    value, gradients = jax.jit(first(loss))(*(a[mask] for a in (x, y, w, v)))
+    eager, compiled = (lambda *a: (first(masked)(*a), ())), jax.jit(both)
+    for call, poison in ((eager, np.nan), *((compiled, p) for p in (np.nan, np.inf, -np.inf, 1e38))):
+        (actual_value, actual_gradients), others = call(*(jnp.where(mask, a, poison) for a in (x, y, w, v)))
         close(actual_value, value)
         for actual, expected in zip(actual_gradients, gradients, strict=True):
             close(actual[mask], expected)
+        for actual in (*actual_gradients, *others):
+            assert np.isfinite(actual).all()
             assert (actual[~mask] == 0).all()
-        curvature = hvp(*poisoned)
-        assert np.isfinite(curvature).all()
-        assert (curvature[~mask] == 0).all()
-        none = row(*poisoned[:2], where=jnp.asarray(mask), reduction="none")
-        assert (none[~mask] == 0).all()
 
 
 @every_loss
