@@ -134,12 +134,11 @@ SETTINGS = {
     "jax_check_static_indices": True,
     "jax_debug_nans": True,
     "jax_debug_infs": True,
-    "jax_explain_cache_misses": True,
     "jax_legacy_prng_key": "error",
     "jax_enable_custom_prng": True,
     "jax_threefry_partitionable": not jax.config.jax_threefry_partitionable,
     "jax_softmax_custom_jvp": not jax.config.jax_softmax_custom_jvp,
-    "jax_use_direct_linearize": not getattr(jax.config, "jax_use_direct_linearize", True),
+    "jax_use_direct_linearize": False,  # as in the oldest jax
 }
 
 
