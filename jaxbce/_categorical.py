@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard, smooth, smoothing, spread
-from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes
+from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, entries
 from jaxbce._indices import is_absent, is_stray
 from jaxbce._numerics import included
 from jaxbce._reduction import reduce
@@ -111,7 +111,7 @@ def _from_classes(given: AdmittedClasses, *, options: ClassOptions) -> Array:
 def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, Labels, Array | None, Array | None]:
     class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
     logits, where, u = _align_logits(given, class_axis)
-    index = jnp.expand_dims(spread(given.labels, _entries(given.logits, class_axis)), class_axis)
+    index = jnp.expand_dims(spread(given.labels, entries(given.logits, class_axis=class_axis)), class_axis)
     if options.ignore_index is not None:
         counted = ~is_absent(index, options.ignore_index)
         where = counted if where is None else where & counted
@@ -155,16 +155,11 @@ def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array
     logits = jax.lax.convert_element_type(given.logits, compute_dtype(given.logits))
     where, u = given.where, given.class_weight
     if where is not None:
-        where = jnp.expand_dims(spread(where, _entries(given.logits, class_axis)), class_axis)
+        where = jnp.expand_dims(spread(where, entries(given.logits, class_axis=class_axis)), class_axis)
     if u is not None:
         u = guard(jax.lax.convert_element_type(u, logits.dtype), "class_weight")
         u = u.reshape(_by_class(logits, class_axis))
     return logits, where, u
-
-
-def _entries(logits: Array, class_axis: int) -> Array:
-    """An array of the shape and the sharding of the losses."""
-    return jax.lax.index_in_dim(logits, 0, class_axis, keepdims=False)
 
 
 def _by_class(logits: Array, class_axis: int) -> list[int]:

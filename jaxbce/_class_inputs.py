@@ -1,5 +1,6 @@
 """The boundary of losses over classes: one axis of the logits holds the classes, and labels may be their indices."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -54,8 +55,7 @@ def admit_classes(
     array = admit_predictions(function, "logits", logits)
     class_axis = _class_axis(function, class_axis, array.shape)
     classes = array.shape[class_axis]
-    # An array of the shape of the losses, in the sharding of the logits.
-    losses = jax.lax.index_in_dim(array, 0, class_axis, keepdims=False)
+    losses = entries(array, class_axis=class_axis)
     mask = admit_mask(Target(function, "logits without class_axis", losses), where)
     values, indices = _labels(function, labels, array.shape, losses.shape, class_axis)
     ignore_index = _ignore_index(function, ignore_index, indices)
@@ -75,6 +75,15 @@ def admit_classes(
     )
     axes = admit_reduction(function, reduction, axis, losses.ndim)
     return given, ClassOptions(class_axis, indices, ignore_index, axes, reduction)
+
+
+@functools.partial(jax.jit, static_argnames="class_axis")
+def entries(logits: Array, *, class_axis: int) -> Array:
+    """An array of the shape of the losses, in the sharding of the logits.
+
+    Its values are nobody's. Those of the logits would be a NaN to debug where a mask hides one.
+    """
+    return jnp.zeros_like(jax.lax.index_in_dim(logits, 0, class_axis, keepdims=False), dtype=jnp.bool_)
 
 
 def _class_axis(function: str, class_axis: int, shape: tuple[int, ...]) -> int:

@@ -45,23 +45,28 @@ def batch(rng, shape=(N, C), dtype=np.float32):
     return rng.normal(0, 4, shape).astype(dtype), rng.integers(0, shape[-1], shape[:-1])
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("s", [0.0, 0.3])
-def test_indices_and_probabilities_are_the_definition(rng, reduction, weighted, s):
+def test_indices_and_probabilities_are_the_definition(rng, weighted, s):
+    """Under every reduction, by itself and all compiled in one."""
     x, t = batch(rng)
     t[0] = -100
     hard, soft = np.eye(C)[np.where(t < 0, 0, t)], rng.dirichlet(np.ones(C), N).astype(np.float32)
     u = rng.uniform(0.5, 3, C).astype(np.float32) if weighted else np.ones(C, np.float32)
-    options = {"class_weight": u if weighted else None, "label_smoothing": s, "reduction": reduction}
+    f = functools.partial(cross_entropy, class_weight=u if weighted else None, label_smoothing=s)
+
+    def reduced(x, labels):
+        return {reduction: f(x, labels, reduction=reduction) for reduction in REDUCTIONS}
+
     for labels, probs, included in ((t, hard, t >= 0), (soft, soft, np.ones(N, bool))):
         losses = np.where(included, naive(x, smoothed(probs, s), u), 0)
-        weights = np.where(included, (u * probs).sum(-1), 0)
-        number = weights.sum() if labels is t or reduction == "weighted_mean" else N
-        expected = {"none": losses, "sum": losses.sum()}.get(reduction, losses.sum() / number)
-        for f in (cross_entropy, jax.jit(functools.partial(cross_entropy, **options))):
-            actual = f(x, labels, **options) if f is cross_entropy else f(x, labels)
-            np.testing.assert_allclose(actual, expected.astype(float), rtol=2e-6)
+        weights = np.where(included, (u * probs).sum(-1), 0).sum()
+        total = losses.sum()
+        mean = total / (weights if labels is t else N)
+        expected = {"none": losses, "sum": total, "mean": mean, "weighted_mean": total / weights}
+        for actual in (reduced(x, labels), jax.jit(reduced)(x, labels)):
+            for reduction in REDUCTIONS:
+                np.testing.assert_allclose(actual[reduction], expected[reduction].astype(float), rtol=2e-6)
 
 
 def test_an_index_is_a_one_hot_label(rng):
@@ -224,15 +229,22 @@ def test_ignored_is_masked(rng, ignore_index):
     t = np.where(included, np.where(t == ignore_index, 1, t), ignore_index or 0)
     x = np.where(included[:, None] | (ignore_index is None), x, NAN)
     f = functools.partial(cross_entropy, class_weight=np.arange(1.0, 6.0), label_smoothing=0.1)
-    for reduction in ("none", "mean"):
-        g = functools.partial(f, ignore_index=ignore_index, reduction=reduction)
-        h = functools.partial(
-            f, ignore_index=None, reduction=reduction, where=True if ignore_index is None else included
-        )
-        np.testing.assert_array_equal(g(x, t), h(x, np.maximum(t, 0)))
-        gradient = jax.grad(lambda x, g=g: g(x, t).sum())(x)
-        np.testing.assert_array_equal(gradient, jax.grad(lambda x, h=h: h(x, np.maximum(t, 0)).sum())(x))
-        assert np.isfinite(gradient).all()
+
+    def derivatives(t, **options):
+        """Both reductions, compiled in one."""
+
+        def loss(x, t, reduction):
+            losses = f(x, t, reduction=reduction, **options)
+            return losses.sum(), losses
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        return jax.jit(lambda x, t: [gradient(x, t, reduction) for reduction in ("none", "mean")])(x, t)
+
+    where = True if ignore_index is None else included
+    actual = derivatives(t, ignore_index=ignore_index)
+    chex.assert_trees_all_equal(actual, derivatives(np.maximum(t, 0), ignore_index=None, where=where))
+    chex.assert_tree_all_finite(actual)
+    np.testing.assert_array_equal(f(x, t, ignore_index=ignore_index), actual[1][0][1])
 
 
 def test_masks_hide_anything(rng):
@@ -248,6 +260,14 @@ def test_masks_hide_anything(rng):
             np.testing.assert_allclose(value, expected[0], rtol=1e-6)
             np.testing.assert_allclose(gradient[mask], expected[1], rtol=1e-5, atol=1e-7)
             assert (gradient[~mask] == 0).all()
+
+
+def test_what_is_masked_is_no_nan_to_debug():
+    x, mask = jnp.float32([[2, 1], [NAN, NAN]]), np.array([True, False])
+    with configured(jax_debug_nans=True):
+        value, gradient = jax.value_and_grad(cross_entropy)(x, jnp.array([0, 1]), where=mask)
+    np.testing.assert_allclose(value, np.log1p(np.exp(-1)), rtol=1e-6)
+    assert (gradient[1] == 0).all()
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -49,16 +49,19 @@ def close(actual, expected, tolerance=1e-12):
 )
 def test_value_and_gradients_are_those_of_the_full_logits(rng, size, features, tile_size):
     pairs = batch(rng, size, features)
-    for reduction in ("mean", "weighted_mean", "sum"):
-        loss = functools.partial(fused, tile_size=tile_size, reduction=reduction)
-        expected = jax.value_and_grad(functools.partial(unfused, reduction=reduction), EVERY)(*pairs)
-        close(jax.value_and_grad(loss, EVERY)(*pairs), expected)
-        close(loss(*pairs), expected[0])  # without a derivative another pass
     weight = jnp.asarray(rng.uniform(-1, 1, size))
-    each = functools.partial(fused, tile_size=tile_size, reduction="none")
-    close(each(*pairs), unfused(*pairs, reduction="none"))
-    expected = jax.grad(lambda *a: jnp.vdot(weight, unfused(*a, reduction="none")), EVERY)(*pairs)
-    close(jax.jit(jax.grad(lambda *a: jnp.vdot(weight, each(*a)), EVERY))(*pairs), expected)
+
+    def derivatives(loss, *pairs):
+        """By reduction, the loss (without a derivative another pass) with its gradients."""
+        each = functools.partial(loss, reduction="none")
+        found = {"none": (each(*pairs), jax.grad(lambda *a: jnp.vdot(weight, each(*a)), EVERY)(*pairs))}
+        for reduction in ("mean", "weighted_mean", "sum"):
+            reduced = functools.partial(loss, reduction=reduction)
+            found[reduction] = reduced(*pairs), jax.value_and_grad(reduced, EVERY)(*pairs)
+        return found
+
+    ours = functools.partial(fused, tile_size=tile_size)
+    close(*(jax.jit(functools.partial(derivatives, loss))(*pairs) for loss in (ours, unfused)))
 
 
 MODES = {"mean": ("fwd rev", "rev fwd", "rev rev", "fwd fwd"), "none": ("fwd rev", "rev fwd")}
@@ -108,8 +111,8 @@ def test_every_transform(rng):
 def test_a_gradient_by_one_argument_alone(rng, argnums):
     """A frozen tower: what is not differentiated is not computed, and what is, is the same."""
     pairs = batch(rng, 7, 3)
-    expected = jax.grad(unfused, argnums)(*pairs)
-    close(jax.grad(functools.partial(fused, tile_size=3), argnums)(*pairs), expected)
+    ours = functools.partial(fused, tile_size=3)
+    close(*(jax.jit(jax.grad(loss, argnums))(*pairs) for loss in (ours, unfused)))
 
 
 @pytest.mark.cpu

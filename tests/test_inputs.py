@@ -144,6 +144,17 @@ class TestOutsideTheDomain:
     def arguments(self, arguments):
         return {"labels": jnp.asarray([0.0, 1.0, 1.0], jnp.float32), **arguments}
 
+    def every(self, row, arguments):
+        """The arguments beside all others that the loss has, of few shapes and dtypes, so that little is compiled."""
+        given = self.arguments(arguments)
+        labels = jnp.broadcast_to(jnp.asarray(given["labels"]), 3)
+        found = {"labels": labels if labels.dtype == jnp.int64 else labels.astype(jnp.float32)}
+        for name, plain in row.known(
+            {"pos_weight": jnp.ones(3), "weight": jnp.ones(3), "label_smoothing": 0.0}
+        ).items():
+            found[name] = jnp.broadcast_to(jnp.asarray(given.get(name, plain), jnp.float32), jnp.shape(plain))
+        return found
+
     def test_eagerly_it_is_an_error(self, row, name, arguments, extremes):
         with refuses(ValueError, row.name, name, extremes):
             row(X[:, 0], **self.arguments(arguments))
@@ -152,18 +163,19 @@ class TestOutsideTheDomain:
 
     def test_traced_it_is_nan_in_value_and_gradient(self, row, name, arguments, extremes):
         del name, extremes
-        value, gradient = compiled(row, jax.value_and_grad)(X[:, 0], self.arguments(arguments))
+        value, gradient = compiled(row, jax.value_and_grad)(X[:, 0], self.every(row, arguments))
         assert np.isnan(value)
         assert np.isnan(gradient).any()
 
     def test_checkify_names_it(self, row, name, arguments, extremes):
         for transform, x in [(itself, X[:, 0]), (jax.grad, X[:, 0]), (mapped, X.T)]:
             with refuses(checkify.JaxRuntimeError, row.name, name, extremes.split(" ")[1]):
-                compiled_and_checked(row, transform)(x, self.arguments(arguments))[0].throw()
+                compiled_and_checked(row, transform)(x, self.every(row, arguments))[0].throw()
 
     def test_traced_it_is_nan_in_its_own_gradient(self, row, name, arguments, extremes):
         del extremes
-        arguments = {name: jnp.asarray(value, jnp.float32) for name, value in self.arguments(arguments).items()}
+        arguments = self.every(row, arguments)
+        arguments["labels"] = arguments["labels"].astype(jnp.float32)
         gradients = compiled(row, by_arguments)(X[:, 0], arguments)
         assert np.isnan(gradients[name]).any()
 
@@ -249,8 +261,7 @@ def test_the_checks_of_checkify_find_nothing(row):
     def loss(x, y):
         return row(x, y, pos_weight=2.0, weight=3.0)
 
-    steps = jax.jit(jax.value_and_grad(lambda x, y: loss(x, y).sum()))
-    checked = jax.jit(checkify.checkify(steps, errors=checkify.all_checks))
+    checked = jax.jit(checkify.checkify(jax.jit(jax.value_and_grad(loss)), errors=checkify.all_checks))
     for y in (0.0, 0.5, 1.0):
         checked(x, jnp.full_like(x, y))[0].throw()
 

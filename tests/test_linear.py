@@ -100,8 +100,9 @@ def test_equals_the_unfused_loss(form, options, rng):
 def test_sizes_of_every_kind(batch, width, labels, chunk_size, k, rng):
     arguments = draw(rng, batch, width, labels)
     positives, dense = indices(rng, batch, labels, k)
-    value = jax.value_and_grad(functools.partial(fused, positives=positives, chunk_size=chunk_size), (0, 1, 2))
-    close(value(*arguments), jax.value_and_grad(unfused, (0, 1, 2))(*arguments, dense))
+    ours = functools.partial(fused, positives=positives, chunk_size=chunk_size)
+    theirs = functools.partial(unfused, labels=dense)
+    close(*(jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*arguments) for loss in (ours, theirs)))
 
 
 def test_weights_of_every_shape(rng):

@@ -1,7 +1,6 @@
 """Every way a training step or an evaluation may run a loss."""
 
 import functools
-import gc
 
 import chex
 import jax
@@ -12,7 +11,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbce import Average
 from tests.losses import FAMILIES
-from tests.settings import DEFAULTS, configured
 
 every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 
@@ -29,81 +27,36 @@ OPTIONS = {
 }
 
 
-def derivatives(row, x, y):
-    """The loss, its gradient and a Hessian-vector product."""
-    loss = functools.partial(row, **OPTIONS)
-    hvp = jax.jvp(lambda x: jax.grad(loss)(x, y), (x,), (x,))[1]
-    return jax.value_and_grad(loss)(x, y), hvp
-
-
-@functools.cache
-def without_x64(row):
-    """Predictions and labels, and what to expect of them under every setting."""
-    x, y = batch(row, np.random.default_rng(20260101))
-    with configured(jax_enable_x64=False):
-        return x, y, derivatives(row, x, y)
-
-
-@every_loss
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"jax_enable_x64": False},
-        {"jax_disable_jit": True},
-        {"jax_debug_nans": True},
-        {"jax_check_tracer_leaks": True},
-        DEFAULTS,
-    ],
-    ids=lambda settings: " ".join(settings),
-)
-def test_every_setting_of_jax(row, settings):
-    x, y, (expected, expected_hvp) = without_x64(row)
-    if "jax_check_tracer_leaks" in settings:
-        jax.clear_caches()  # What is traced already would not be traced again, and a leak in it not be found.
-    # What was there before the leaks are looked for is no leak, and there is much of it to look through.
-    gc.freeze()
-    with configured(**settings):
-        loss = functools.partial(row, **OPTIONS)
-        chex.assert_trees_all_close(jax.value_and_grad(loss)(x, y), expected, rtol=5e-6)
-        both, hvp = jax.jit(functools.partial(derivatives, row))(x, y)
-        chex.assert_trees_all_close(both, expected, rtol=5e-6)
-        chex.assert_trees_all_close(hvp, expected_hvp, rtol=1e-5)
-        chex.assert_type(hvp, jnp.float32)
-    gc.unfreeze()
-
-
-@every_loss
-def test_infinite_values_under_debug_nans(row):
-    x = jnp.asarray([row.extremes[0], row.extremes[-1]], jnp.float32)
-    with configured(jax_debug_nans=True):
-        for y in (0, 1):
-            jax.value_and_grad(functools.partial(row, reduction="sum"))(x, y)
-            jax.jit(jax.hessian(functools.partial(row, pos_weight=2.0)))(x, y)
-
-
 @every_loss
 def test_remat_scan_and_linearize(row, rng):
     x, y = batch(row, rng)
     loss = functools.partial(row, **OPTIONS)
-    gradient = jax.grad(loss)(x, y)
-    chex.assert_trees_all_close(jax.grad(jax.checkpoint(loss))(x, y), gradient, rtol=1e-6)
-    value, along = jax.linearize(lambda x: loss(x, y), x)
-    np.testing.assert_allclose(along(x), jnp.vdot(gradient, x), rtol=1e-5)
-    np.testing.assert_allclose(value, loss(x, y), rtol=1e-6)
 
     def rows(x):
         return jax.lax.scan(lambda total, z: (total + row(*z), None), jnp.float32(0), (x, y))[0]
 
-    expected = jax.grad(lambda x: row(x, y, axis=-1).sum())(x)
-    chex.assert_trees_all_close(jax.grad(rows)(x), expected, rtol=1e-6)
+    @jax.jit
+    def gradients(x):
+        linear = jax.linearize(lambda x: loss(x, y), x)
+        plain = jax.value_and_grad(loss)(x, y), jax.grad(lambda x: row(x, y, axis=-1).sum())(x)
+        return plain, jax.grad(jax.checkpoint(loss))(x, y), (linear[0], linear[1](x)), jax.grad(rows)(x)
+
+    ((value, gradient), of_rows), checkpointed, (primal, along), scanned = gradients(x)
+    chex.assert_trees_all_close(checkpointed, gradient, rtol=1e-6)
+    np.testing.assert_allclose(along, jnp.vdot(gradient, x), rtol=1e-5)
+    np.testing.assert_allclose(primal, value, rtol=1e-6)
+    chex.assert_trees_all_close(scanned, of_rows, rtol=1e-6)
+    value, linear = jax.linearize(lambda x: loss(x, y), x)
+    np.testing.assert_allclose((value, linear(x)), (primal, along), rtol=1e-6)
 
 
 @every_loss
 def test_per_sample_gradients(row, rng):
     x, y = batch(row, rng)
-    gradients = jax.vmap(jax.grad(functools.partial(row, pos_weight=2.0)))(x, y)
+    gradient = jax.jit(jax.grad(functools.partial(row, pos_weight=2.0)))
+    gradients = jax.vmap(gradient)(x, y)
     for i in range(len(x)):
-        chex.assert_trees_all_close(gradients[i], jax.grad(row)(x[i], y[i], pos_weight=2.0), rtol=1e-6)
+        chex.assert_trees_all_close(gradients[i], gradient(x[i], y[i]), rtol=1e-6)
 
 
 @pytest.mark.cpu
@@ -115,7 +68,7 @@ def test_sharded_over_devices(row, rng):
     n = 4 * len(devices)
     x = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32)
     y, mask = jnp.asarray(rng.integers(0, 2, (n, 3))), jnp.asarray(rng.random((n, 3)) < 0.5)
-    expected = jax.value_and_grad(lambda x: row(x, y, where=mask))(x)
+    expected = jax.jit(jax.value_and_grad(lambda x: row(x, y, where=mask)))(x)
 
     placed = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (x, y, mask)]
     sharded = jax.jit(jax.value_and_grad(lambda x, y, mask: row(x, y, where=mask)))(*placed)
@@ -138,7 +91,7 @@ def test_explicit_sharding(row, rng):
     n = 4 * len(devices)
     x, y = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32), jnp.asarray(rng.integers(0, 2, (n, 3)))
     options = {"where": [[True, False, True]], "weight": [1.0, 2.0, 3.0], "pos_weight": 2.0, "label_smoothing": 0.1}
-    expected = [jax.value_and_grad(row)(x, y, **options), jax.value_and_grad(row)(x, 1)]
+    expected = jax.jit(lambda x: [jax.value_and_grad(row)(x, y, **options), jax.value_and_grad(row)(x, 1)])(x)
 
     def average(x):
         return Average.of(x, where=[True, True, False]).value
