@@ -1,6 +1,8 @@
 """The boundary: what is refused, when, and in which words."""
 
 import functools
+import runpy
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from jaxbce import Average, binary_cross_entropy, binary_cross_entropy_with_logits
+from jaxbce import Average, _checks, binary_cross_entropy, binary_cross_entropy_with_logits
 from tests.losses import BINARY
 
 every_loss = pytest.mark.parametrize("row", BINARY, ids=lambda row: row.name)
@@ -259,6 +261,20 @@ def test_checkify_without_jit():
         checked = checkify.checkify(jax.vmap(binary_cross_entropy_with_logits), errors=checkify.user_checks)
         with refuses(checkify.JaxRuntimeError, "labels", "2.0"):
             checked(X, Y * 2)[0].throw()
+
+
+def test_checks_find_no_table_and_let_values_pass(monkeypatch):
+    """Under a JAX that has moved the table of `checkify`: there a value outside the domain is NaN, and no error."""
+    monkeypatch.setitem(sys.modules, "jax._src.checkify", None)
+    elsewhere = runpy.run_path(_checks.__file__)
+    assert len(elsewhere["error_checks"]) == 1
+
+    def value(x):
+        return elsewhere["checked"](x, x > 1, x, x, "")
+
+    error, passed = checkify.checkify(jax.jit(value), errors=checkify.user_checks)(jnp.float32(2))
+    error.throw()
+    assert passed == 2
 
 
 def test_numbers_too_large_for_an_integer():
