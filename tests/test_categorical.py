@@ -181,9 +181,9 @@ def test_infinite_logits():
     np.testing.assert_array_equal(jax.grad(cross_entropy)(jnp.float32([0, INF, 1]), 1), [0, 0, 0])
     for undefined in ([INF, INF, 0.0], [-INF, -INF, -INF], [NAN, 0.0, 1.0]):
         x = jnp.float32(undefined)
-        for t in range(3):
-            assert np.isnan(cross_entropy(x, t))
-            assert np.isnan(jax.grad(cross_entropy)(x, t)).any()
+        for labels in (0, 1, 2, np.float32([0, 1, 0]), np.float32([0.25, 0.25, 0.5])):
+            assert np.isnan(cross_entropy(x, labels))
+            assert np.isnan(jax.grad(cross_entropy)(x, labels)).any()
 
 
 def test_ties_share():
