@@ -119,7 +119,7 @@ def reduced(losses, dtype, *, where=None, weight=None, number=None, axis=None, r
     weight = weight if reduction == "weighted_mean" else None
     number = oracle.reduce(np.ones(losses.shape) if number is None else number, weight, where, axis, "sum")
     most = np.finfo(np.float64 if dtype == jnp.float64 else np.float32).max
-    return np.where(number == 0, 0, np.where(total > most, np.inf, total) / np.where(number == 0, 1, number))
+    return np.where(total > most, np.inf, total) / np.where(number == 0, 1, number)
 
 
 def other_shapes(shape):

@@ -74,9 +74,11 @@ def mutants(path: Path) -> Iterator[Mutant]:
     name, digest = str(path.relative_to(ROOT)), hashlib.sha256(source.encode()).hexdigest()[:12]
     chosen = {name: get_operator(name) for name in operator_names() if OPERATORS.fullmatch(name)} | {"Twin": Twin}
     for operator, make in chosen.items():
-        positions = [start for node in ast_nodes(tree) for start, _ in make().mutation_positions(node)]
-        for occurrence, start in enumerate(positions):
-            if not any(begin <= start < end for begin, end in silent):
+        positions = [(start, node) for node in ast_nodes(tree) for start, _ in make().mutation_positions(node)]
+        for occurrence, (start, node) in enumerate(positions):
+            # The bare star of a signature is no product.
+            star = node.parent is not None and node.parent.type == "parameters"
+            if not star and not any(begin <= start < end for begin, end in silent):
                 yield Mutant(name, operator, occurrence, start[0], digest)
 
 
