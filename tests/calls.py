@@ -177,8 +177,8 @@ def entries(draw):
     def data(tame):
         x = predictions(rng, shape, dtype, tame)
         y = fractions(rng, () if scalar else shape, jnp.float32, tame)
-        # The power u^γ of a smaller label underflows, whatever it multiplies.
-        y = np.where(y < 1e-9, 0, y) if steep > 1 else y
+        # A fraction, or the power u^γ, of a smaller label underflows, whatever it is multiplied by.
+        y = np.where(y < 1e-9, 0, y) if entry or steep > 1 else y
         y = (y > 0.5).astype(kind) if hard else y.astype(kind)
         hidden = y if scalar or hard else np.where(mask, y, np.asarray(poison, kind))
         return np.where(mask, x, np.asarray(poison, dtype)), hidden

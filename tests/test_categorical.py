@@ -186,6 +186,23 @@ def test_infinite_logits():
             assert np.isnan(jax.grad(cross_entropy)(x, labels)).any()
 
 
+def test_the_slope_changes_with_weights_and_probabilities(rng):
+    """∂²ℓ/∂x∂u and ∂²ℓ/∂x∂y, in forward mode: what is not perturbed takes no part."""
+    x, t = batch(rng)
+    p = np.asarray(jax.nn.softmax(x))
+
+    def slope(labels, weight):
+        return jax.grad(lambda x: cross_entropy(x, labels, class_weight=weight, reduction="sum"))(x)
+
+    u = jnp.ones(C, jnp.float32)
+    by_weight = jax.jit(jax.jacfwd(lambda u: slope(t, u)))(u)
+    each = p - np.eye(C)[t]
+    np.testing.assert_allclose(by_weight, each[..., None] * np.eye(C)[t][:, None], rtol=1e-5, atol=1e-7)
+    by_label = jax.jit(jax.jacfwd(lambda y: slope(y, u)))(jnp.full((N, C), 1 / C, jnp.float32))
+    expected = np.einsum("nm,nkc->nkmc", np.eye(N), p[..., None] - np.eye(C))
+    np.testing.assert_allclose(by_label, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_ties_share():
     x = jnp.zeros(4, jnp.float32)
     assert cross_entropy(x, 2) == pytest.approx(np.log(4), rel=1e-6)

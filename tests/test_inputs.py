@@ -244,11 +244,12 @@ def test_checks_under_a_batched_mask(row):
 
 @every_loss
 def test_the_checks_of_checkify_find_nothing(row):
-    """No NaN and no division by zero arises on the way, even at the ends of the domain."""
-    x = jnp.asarray(row.extremes, jnp.float32)
+    """No NaN and no division by zero arises on the way, even at the ends of the domain, nor under a mask."""
+    x = jnp.asarray([*row.extremes, 7.0], jnp.float32)
+    where = jnp.asarray([True] * len(row.extremes) + [False])
 
     def loss(x, y):
-        return row(x, y, pos_weight=2.0, weight=3.0)
+        return row(x, y, pos_weight=2.0, weight=3.0, where=where)
 
     steps = jax.jit(jax.value_and_grad(lambda x, y: loss(x, y).sum()))
     checked = jax.jit(checkify.checkify(steps, errors=checkify.all_checks))
