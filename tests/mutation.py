@@ -56,15 +56,20 @@ class Reach:
         self.kills = defaultdict(Counter)
 
     def __call__(self, mutant: Mutant) -> list[str]:
-        by_line, here = self.by_line[mutant.path], self.lines[mutant.path]
-        tests = by_line.get(max((line for line in by_line if line <= body(mutant)), default=0)) or set(here)
+        by_line, here, killed = self.by_line[mutant.path], self.lines[mutant.path], self.kills[mutant.path]
+        tests = by_line.get(max((line for line in by_line if line <= body(mutant)), default=0))
+        if not tests:
+            # It runs at import, and any test may notice, whether it calls anything or not.
+            files = Counter(test.split("::")[0] for test in here or self.extent)
+            return [test for test, _ in [*killed.most_common(5), *files.most_common()]]
         # One case of each test function before the second of any; and first those that are about this module.
         cases = defaultdict(list)
         for test in sorted(tests, key=lambda test: (-here[test] / self.extent[test], test)):
             cases[test.split("[")[0]].append(test)
-        killed = self.kills[mutant.path]
         ranked = [
-            (-killed[test], rank, place, test) for place, c in enumerate(cases.values()) for rank, test in enumerate(c)
+            (-killed[test], rank, place, test)
+            for place, group in enumerate(cases.values())
+            for rank, test in enumerate(group)
         ]
         return [test for *_, test in sorted(ranked)]
 
@@ -167,7 +172,8 @@ def main() -> None:
     for line in OUTCOMES.read_text().splitlines() if OUTCOMES.exists() else ():
         item = json.loads(line)
         known[Mutant(*item["mutant"])] = item["outcome"]
-        reach.kills[item["mutant"][0]][item["by"]] += 1
+        if item["outcome"] == "killed":
+            reach.kills[item["mutant"][0]][item["by"]] += 1
     asked = [mutant for mutant in sample if known.get(mutant) != "killed"]
     print(f"{len(sample)} mutants, of which {len(sample) - len(asked)} were killed before", flush=True)
 
@@ -185,7 +191,8 @@ def main() -> None:
         for answer in concurrent.futures.as_completed(answers):
             mutant, (outcome, by) = answers[answer], answer.result()
             known[mutant] = outcome
-            reach.kills[mutant.path][by] += 1
+            if outcome == "killed":
+                reach.kills[mutant.path][by] += 1
             print(json.dumps({"mutant": mutant, "outcome": outcome, "by": by}), file=file, flush=True)
             if outcome != "killed":
                 print(f"\n{outcome}: {mutant.path}:{mutant.line}\n{mutant.diff()}", flush=True)

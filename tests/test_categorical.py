@@ -490,7 +490,7 @@ def test_random_calls_meet_the_definition(data):
             ValueError,
             "ignore_index needs labels that are class indices",
             (np.zeros((2, 3)), np.zeros((2, 3))),
-            {"ignore_index": 1},
+            {"ignore_index": 0},
         ),
         (ValueError, r"labels must lie in \[0, 1\]", (np.zeros((1, 2)), [[0.0, 1.5]]), {}),
         (ValueError, r"label_smoothing must lie in \[0, 1\]", (np.zeros((1, 2)), [0]), {"label_smoothing": -0.1}),

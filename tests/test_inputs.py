@@ -242,6 +242,13 @@ def test_checks_under_a_batched_mask(row):
     np.testing.assert_array_equal(np.isnan(mapped(y, masks)), [False, True])
 
 
+def test_checks_of_a_batch_tell_its_extremes():
+    checked = checkify.checkify(jax.jit(jax.vmap(binary_cross_entropy_with_logits)), errors=checkify.user_checks)
+    labels = jnp.asarray([[0.0, 0.5], [-1.0, 1.0], [0.5, 3.0]], jnp.float32)
+    with refuses(checkify.JaxRuntimeError, "labels", "from -1.0 to 3.0"):
+        checked(X, labels)[0].throw()
+
+
 @every_loss
 def test_the_checks_of_checkify_find_nothing(row):
     """No NaN and no division by zero arises on the way, even at the ends of the domain, nor under a mask."""
