@@ -171,19 +171,19 @@ class TestOutsideTheDomain:
 
 
 def test_probabilities_outside_the_unit_interval():
-    p = jnp.asarray([0.5, 2.5, -1.0], jnp.float32)
-    y = jnp.asarray([1, 1, 0])
+    p = jnp.asarray([0.5, 2.5, -1.0, 1.5], jnp.float32)
+    y = jnp.asarray([1, 1, 0, 1])
     with refuses(ValueError, "binary_cross_entropy", "probs", "from -1.0 to 2.5", "logits"):
         binary_cross_entropy(p, y)
     losses = jax.jit(lambda p: binary_cross_entropy(p, y, reduction="none"))(p)
     gradient = jax.jit(jax.grad(lambda p: binary_cross_entropy(p, y, reduction="sum")))(p)
     hessian = jax.jit(jax.hessian(lambda p: binary_cross_entropy(p, y, reduction="sum")))(p)
     for result in (losses, gradient, jnp.diagonal(hessian)):
-        np.testing.assert_array_equal(np.isnan(result), [False, True, True])
+        np.testing.assert_array_equal(np.isnan(result), [False, True, True, True])
     checked = checkify.checkify(jax.jit(lambda p: binary_cross_entropy(p, y)), errors=checkify.user_checks)
     with refuses(checkify.JaxRuntimeError, "probs", "-1.0", "2.5"):
         checked(p)[0].throw()
-    checked(jnp.asarray([0.0, 1.0, 0.5]))[0].throw()
+    checked(jnp.asarray([0.0, 1.0, 0.5, 0.5]))[0].throw()
 
 
 @every_loss
