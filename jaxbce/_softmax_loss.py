@@ -85,7 +85,7 @@ def _rows(x: Array, spike: Spike | None, axis: int) -> _Rows:
         every = jnp.sum(jnp.exp(_below(x, wide, 1.0)), axis)
         below = _below(x, wide, 0.5)
         others = jnp.where(every < 2.0, jnp.sum(-jnp.sign(below) * jnp.exp(below), axis), every - 1.0)
-    undefined = jnp.isinf(maximum) & (others != 0.0)
+    undefined = (maximum == -jnp.inf) | ((maximum == jnp.inf) & (others != 0.0))
     reach = jnp.where(maximum == jnp.inf, 2.0, jnp.ones_like(maximum))
     rows = greatest, reach, jnp.where(undefined, jnp.nan, others)
     return _Rows(*(jnp.expand_dims(row, axis) for row in rows))

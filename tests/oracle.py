@@ -88,7 +88,8 @@ def asymmetric(gamma_pos, gamma_neg, margin):
         positive = _modulated((q, -p * q, p * q * (p - q)), (softplus(-x), -q, p * q), gamma_pos)
         u = np.maximum(p - margin, 0)
         over, rest = u > 0, q + margin
-        first, second = p * q / rest, p * q * (q - p) / rest + (p * q / rest) ** 2
+        share = np.where(rest == 0, 1, q / np.where(rest == 0, 1, rest))  # at x = inf too
+        first, second = p * share, p * share * (q - p) + (p * share) ** 2
         negative = _modulated(
             (u, over * p * q, over * p * q * (q - p)),
             (softplus(x) if margin == 0 else -np.log1p(-u), over * first, over * second),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxbce import binary_cross_entropy_with_logits, class_weight_from_counts, pos_weight_from_labels
@@ -91,6 +92,9 @@ def test_beta_1_is_inverse_frequency():
     inverse = class_weight_from_counts(counts)
     np.testing.assert_allclose(class_weight_from_counts(counts, beta=1), inverse * 3 / inverse.sum(), rtol=1e-6)
     np.testing.assert_array_equal(class_weight_from_counts(counts, beta=0), [1, 1, 1])
+    checked = checkify.checkify(jax.jit(class_weight_from_counts), errors=checkify.all_checks)
+    for beta in (0.0, 1.0):
+        checked(counts, beta=jnp.float32(beta))[0].throw()  # no NaN and no division by zero on the way
 
 
 def test_classes_that_do_not_occur_weigh_1():

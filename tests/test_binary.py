@@ -40,6 +40,7 @@ def test_infinite_logits(x, y, w, loss, slope, label_slope):
         assert transform(jax.grad(f, argnums=1))(x, y) == label_slope
         assert transform(jax.hessian(f))(x, y) == 0
         assert transform(jax.jacfwd(f))(x, y) == slope
+        assert transform(jax.grad(jax.grad(f, argnums=1)))(x, y) == (-1 if w is None or x > 0 else -w)
 
 
 @pytest.mark.parametrize(

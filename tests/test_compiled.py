@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxbce
 from jaxbce._numerics import _LOG1P, log1p_exp
 from tests.losses import BINARY, FAMILIES
 
@@ -53,6 +54,23 @@ def test_value_and_gradient_are_computed_on_the_fly(row):
             # With jax 0.12 a weighted step stores one array, as the test above allows.
             if jax.__version_info__ < (0, 11):
                 assert stored(row, names, jax.value_and_grad) < most, names
+
+
+KERNELS = {
+    "core": lambda x: jaxbce.binary_cross_entropy_with_logits(x, 1),
+    "_from_classes": lambda x: jaxbce.cross_entropy(x, jnp.zeros(3, jnp.int32)),
+    "_from_positives": lambda x: jaxbce.sparse_binary_cross_entropy_with_logits(x, jnp.zeros((3, 1), jnp.int32)),
+    "_from_head": lambda x: jaxbce.linear_binary_cross_entropy(x, x.T, positives=jnp.zeros((3, 1), jnp.int32)),
+    "_from_pairs": lambda x: jaxbce.sigmoid_contrastive_loss(x, x, logit_scale=1.0, logit_bias=0.0),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_call_ends_in_one_kernel(kernel):
+    """Outside `jit` too: the last thing that is traced is a compiled function, and its result is returned."""
+    jaxpr = jax.make_jaxpr(KERNELS[kernel])(jnp.ones((3, 2), jnp.float32)).jaxpr
+    assert jaxpr.eqns[-1].params["name"] == kernel
+    assert jaxpr.eqns[-1].outvars == jaxpr.outvars
 
 
 @every_loss

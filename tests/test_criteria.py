@@ -104,6 +104,13 @@ def test_frozen_and_by_name(criterion):
 
 
 @every_criterion
+def test_equal_to_nothing_but_itself(criterion):
+    """Whether two arrays are equal has no one answer."""
+    assert criterion() != criterion()
+    assert len({criterion(), criterion()}) == 2
+
+
+@every_criterion
 def test_refusals_are_those_of_the_function(criterion, rng):
     x, y, _ = batch(criterion, rng)
     with pytest.raises(ValueError, match=f"{CRITERIA[criterion].__name__}: reduction must be one of"):

@@ -159,6 +159,17 @@ def test_negatives_below_the_margin_count_nothing():
     assert jax.grad(asymmetric_loss)(INF, 0, margin=margin) == 0
 
 
+def test_without_a_margin_a_sure_mistake_keeps_its_slope():
+    """Where σ(-x) has underflowed and σ(-x)/(σ(-x) + margin) would be 0/0."""
+    for gamma in (0.0, 1.5):
+        np.testing.assert_array_equal(
+            jax.vmap(jax.grad(functools.partial(asymmetric_loss, gamma_neg=gamma, margin=0.0)), (0, None))(
+                jnp.float32([100, 1e4, 1e38]), 0
+            ),
+            1,
+        )
+
+
 def test_derivatives_by_their_own_parameters(rng):
     x, y = jnp.asarray(rng.normal(0, 2, 6)), jnp.asarray(rng.random(6))
 

@@ -1,6 +1,8 @@
 """The boundary: what is refused, when, and in which words."""
 
 import functools
+import runpy
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from jaxbce import Average, binary_cross_entropy, binary_cross_entropy_with_logits
+from jaxbce import Average, _checks, binary_cross_entropy, binary_cross_entropy_with_logits
 from tests.losses import BINARY
 
 every_loss = pytest.mark.parametrize("row", BINARY, ids=lambda row: row.name)
@@ -181,19 +183,19 @@ class TestOutsideTheDomain:
 
 
 def test_probabilities_outside_the_unit_interval():
-    p = jnp.asarray([0.5, 2.5, -1.0], jnp.float32)
-    y = jnp.asarray([1, 1, 0])
+    p = jnp.asarray([0.5, 2.5, -1.0, 1.5], jnp.float32)
+    y = jnp.asarray([1, 1, 0, 1])
     with refuses(ValueError, "binary_cross_entropy", "probs", "from -1.0 to 2.5", "logits"):
         binary_cross_entropy(p, y)
     losses = jax.jit(lambda p: binary_cross_entropy(p, y, reduction="none"))(p)
     gradient = jax.jit(jax.grad(lambda p: binary_cross_entropy(p, y, reduction="sum")))(p)
     hessian = jax.jit(jax.hessian(lambda p: binary_cross_entropy(p, y, reduction="sum")))(p)
     for result in (losses, gradient, jnp.diagonal(hessian)):
-        np.testing.assert_array_equal(np.isnan(result), [False, True, True])
+        np.testing.assert_array_equal(np.isnan(result), [False, True, True, True])
     checked = checkify.checkify(jax.jit(lambda p: binary_cross_entropy(p, y)), errors=checkify.user_checks)
     with refuses(checkify.JaxRuntimeError, "probs", "-1.0", "2.5"):
         checked(p)[0].throw()
-    checked(jnp.asarray([0.0, 1.0, 0.5]))[0].throw()
+    checked(jnp.asarray([0.0, 1.0, 0.5, 0.5]))[0].throw()
 
 
 @every_loss
@@ -253,13 +255,21 @@ def test_checks_under_a_batched_mask(row):
     np.testing.assert_array_equal(np.isnan(mapped(y, masks)), [False, True])
 
 
+def test_checks_of_a_batch_tell_its_extremes():
+    checked = checkify.checkify(jax.jit(jax.vmap(binary_cross_entropy_with_logits)), errors=checkify.user_checks)
+    labels = jnp.asarray([[0.0, 0.5], [-1.0, 1.0], [0.5, 3.0]], jnp.float32)
+    with refuses(checkify.JaxRuntimeError, "labels", "from -1.0 to 3.0"):
+        checked(X, labels)[0].throw()
+
+
 @every_loss
 def test_the_checks_of_checkify_find_nothing(row):
-    """No NaN and no division by zero arises on the way, even at the ends of the domain."""
-    x = jnp.asarray(row.extremes, jnp.float32)
+    """No NaN and no division by zero arises on the way, even at the ends of the domain, nor under a mask."""
+    x = jnp.asarray([*row.extremes, 7.0], jnp.float32)
+    where = jnp.asarray([True] * len(row.extremes) + [False])
 
     def loss(x, y):
-        return row(x, y, pos_weight=2.0, weight=3.0)
+        return row(x, y, pos_weight=2.0, weight=3.0, where=where)
 
     checked = jax.jit(checkify.checkify(jax.jit(jax.value_and_grad(loss)), errors=checkify.all_checks))
     for y in (0.0, 0.5, 1.0):
@@ -271,6 +281,20 @@ def test_checkify_without_jit():
         checked = checkify.checkify(jax.vmap(binary_cross_entropy_with_logits), errors=checkify.user_checks)
         with refuses(checkify.JaxRuntimeError, "labels", "2.0"):
             checked(X, Y * 2)[0].throw()
+
+
+def test_checks_find_no_table_and_let_values_pass(monkeypatch):
+    """Under a JAX that has moved the table of `checkify`: there a value outside the domain is NaN, and no error."""
+    monkeypatch.setitem(sys.modules, "jax._src.checkify", None)
+    elsewhere = runpy.run_path(_checks.__file__)
+    assert len(elsewhere["error_checks"]) == 1
+
+    def value(x):
+        return elsewhere["checked"](x, x > 1, x, x, "")
+
+    error, passed = checkify.checkify(jax.jit(value), errors=checkify.user_checks)(jnp.float32(2))
+    error.throw()
+    assert passed == 2
 
 
 def test_numbers_too_large_for_an_integer():

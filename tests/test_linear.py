@@ -112,6 +112,7 @@ def test_weights_of_every_shape(rng):
         {"weight": positive(B, 1), "pos_weight": [2.0], "reduction": "weighted_mean"},
         {"weight": positive(1, L), "label_smoothing": 1, "reduction": "weighted_mean"},
         {"weight": 2, "pos_weight": positive(B, L), "reduction": "sum"},
+        {"reduction": "weighted_mean"},
     ):
         close(fused(*arguments, positives=positives, chunk_size=4, **options), unfused(*arguments, dense, **options))
 
