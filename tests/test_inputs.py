@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from jaxbce import Average, _checks, binary_cross_entropy, binary_cross_entropy_with_logits
+from jaxbce import Average, _checks, _values, binary_cross_entropy, binary_cross_entropy_with_logits
 from tests.losses import BINARY
 
 every_loss = pytest.mark.parametrize("row", BINARY, ids=lambda row: row.name)
@@ -240,6 +240,16 @@ def test_checks_under_a_batched_mask(row):
         checked(y, masks)[0].throw()
     checked(y, masks[:1])[0].throw()
     np.testing.assert_array_equal(np.isnan(mapped(y, masks)), [False, True])
+
+
+def test_arrays_of_the_host_are_read_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(_values, "_found", None)  # what reads them with one
+    with jax.default_device(jax.devices("cpu")[0]):
+        x, y = jnp.zeros(3), jnp.asarray([0.0, 1.0, 2.0])
+        with refuses(ValueError, "labels", "to 2.0"):
+            binary_cross_entropy_with_logits(x, y)
+        mask = jnp.asarray([True, True, False])
+        np.testing.assert_allclose(binary_cross_entropy_with_logits(x, y, where=mask), np.log(2), rtol=1e-6)
 
 
 def test_checks_of_a_batch_tell_its_extremes():
