@@ -39,7 +39,7 @@ class Aligned(NamedTuple):
     fused: bool
 
 
-def compute_dtype(*arrays: Array) -> type[np.floating]:
+def compute_dtype(*arrays: Array | jax.ShapeDtypeStruct) -> type[np.floating]:
     """What the losses of these predictions are computed and returned in: at least float32."""
     return np.float64 if any(array.dtype == np.float64 for array in arrays) else np.float32
 
@@ -75,12 +75,18 @@ def align(given: Admitted, safe_prediction: float, *, fused: bool) -> Aligned:
     def fitted(value: Any, name: str) -> Any:
         return value if value is None or isinstance(value, Whole) else guard(fit(value, like, where, 0.0), name)
 
+    parameters = {name: fitted(value, name) for name, value in given.parameters.items()}
     labels = fit(given.labels, like, where, 0.0)
-    labels = labels if given.labels.dtype == jnp.bool_ else guard(labels, "labels")
+    if given.labels.dtype != jnp.bool_:
+        labels = guard(labels, "labels")
+    else:
+        # A number times a bool that was converted is a select to XLA, in which a NaN is lost where the bool is False.
+        for parameter in parameters.values():
+            labels = nan_outside(labels, parameter) if isinstance(parameter, jax.Array) else labels
     return Aligned(
         fit(given.predictions, like, where, safe_prediction),
         smooth(labels, given.label_smoothing, 2),
-        {name: fitted(value, name) for name, value in given.parameters.items()},
+        parameters,
         fitted(given.weight, "weight"),
         where,
         fused,

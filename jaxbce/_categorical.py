@@ -9,7 +9,7 @@ from jax import Array
 from jaxbce._alignment import compute_dtype, fit, guard, smooth, smoothing, spread
 from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, entries
 from jaxbce._indices import is_absent, is_stray
-from jaxbce._numerics import included
+from jaxbce._numerics import included, nan_outside
 from jaxbce._reduction import reduce
 from jaxbce._softmax_loss import Labels, Spike, softmax_loss
 from jaxbce._typing import ArrayLike, Axis, Reduction
@@ -158,6 +158,7 @@ def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array
         where = jnp.expand_dims(spread(where, entries(given.logits, class_axis=class_axis)), class_axis)
     if u is not None:
         u = guard(jax.lax.convert_element_type(u, logits.dtype), "class_weight")
+        u = nan_outside(u, jnp.max(u))  # Also where the label is of a class whose weight is in order.
         u = u.reshape(_by_class(logits, class_axis))
     return logits, where, u
 

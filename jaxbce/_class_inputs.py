@@ -69,7 +69,7 @@ def admit_classes(
     given = AdmittedClasses(
         array,
         values,
-        _class_weight(function, class_weight, classes),
+        _class_weight(function, class_weight, classes, array),
         admit_smoothing(function, label_smoothing),
         mask,
     )
@@ -133,10 +133,10 @@ def _ignore_index(function: str, ignore_index: int | None, indices: bool) -> int
     return index
 
 
-def _class_weight(function: str, class_weight: ArrayLike | None, classes: int) -> Array | None:
+def _class_weight(function: str, class_weight: ArrayLike | None, classes: int, logits: Array) -> Array | None:
     if class_weight is None:
         return None
     array = admit_values(function, "class_weight", class_weight)
     if array.shape != (classes,):
         raise ValueError(f"{function}: class_weight must have shape ({classes},), one per class, got {array.shape}.")
-    return within(function, "class_weight", array, None, array)
+    return within(function, "class_weight", array, None, logits)

@@ -19,7 +19,12 @@ Absent: TypeAlias = int | Literal["negative"] | None
 def refuse_stray(
     indices: Array, number: int, absent: Absent, mask: Array | None, like: Array, words: str, remedy: str
 ) -> Array:
-    """`indices`, unless one that the mask includes names none of `number`; see `_values.refuse`."""
+    """`indices`, unless one that the mask includes names none of `number`; see `_values.refuse`.
+
+    While a function is exported, `number` may be a symbol, with which nothing can be compared yet.
+    """
+    if not isinstance(number, int):
+        return indices
     return refuse(indices, mask, like, _Below(number, absent), words, remedy)
 
 

@@ -13,10 +13,13 @@ import numpy as np
 from jax import Array
 
 from jaxbce._alignment import Admitted
+from jaxbce._domains import DOMAINS
 from jaxbce._numerics import Whole
 from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 from jaxbce._values import is_readable, within
+
+_LARGE = "Convert what counts to floats, or enable jax_enable_x64."
 
 
 class Target(NamedTuple):
@@ -53,10 +56,7 @@ def admit(
     given = Admitted(
         array,
         within(function, "labels", _labels(target, labels), mask, array),
-        {
-            name: value if isinstance(value, Whole) else admit_weight(target, name, value, mask)
-            for name, value in parameters.items()
-        },
+        {name: _parameter(target, name, value, mask) for name, value in parameters.items()},
         admit_weight(target, "weight", weight, mask),
         admit_smoothing(function, label_smoothing),
         mask,
@@ -93,6 +93,14 @@ def admit_weight(target: Target, name: str, value: ArrayLike | None, mask: Array
     array = admit_values(target.function, name, value)
     _check_broadcast(target, name, array)
     return within(target.function, name, array, mask, target.array)
+
+
+def _parameter(target: Target, name: str, value: ArrayLike | Whole | None, mask: Array | None) -> Array | Whole | None:
+    if isinstance(value, Whole):
+        return value
+    if value is None and name not in ("pos_weight", "alpha"):
+        raise TypeError(f"{target.function}: {name} must be an array or numbers, got None. {DOMAINS[name].remedy}")
+    return admit_weight(target, name, value, mask)
 
 
 def admit_mask(target: Target, where: ArrayLike | None) -> Array | None:
@@ -132,16 +140,16 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
         readable = all(map(is_readable, jax.tree.leaves(value)))
         with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
             array = jnp.asarray(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except OverflowError as error:
+        raise ValueError(f"{function}: {name} must fit a dtype, got {value!r:.40}: {error}. {_LARGE}") from None
+    except (TypeError, ValueError) as error:
         raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
     if isinstance(value, np.ndarray | np.generic) and value.dtype != array.dtype and value.dtype.kind in "iu":
         # Without x64, 64-bit integers are cut off to 32 bits, and an index that names no class may come to name one.
         info = np.iinfo(array.dtype)
         if value.size and (value.min() < info.min or value.max() > info.max):
-            raise ValueError(
-                f"{function}: {name} must fit {array.dtype}, got {value.dtype} from {value.min()} to {value.max()}. "
-                "Convert what counts to floats, or enable jax_enable_x64."
-            )
+            extremes = f"got {value.dtype} from {value.min()} to {value.max()}"
+            raise ValueError(f"{function}: {name} must fit {array.dtype}, {extremes}. {_LARGE}")
     return array
 
 

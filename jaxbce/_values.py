@@ -29,13 +29,16 @@ class Rule(Hashable, Protocol):
 
 
 class _Within(NamedTuple):
-    """Included values lie in [0, high], and are finite in the dtype that is computed in."""
+    """Included values lie in [0, high], and are finite, in the dtype that is computed in."""
 
     high: float
+    dtype: type[np.floating]
 
     def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
         # NaN is not outside: NaN in gives NaN out.
-        value = value.astype(compute_dtype(value), copy=False)
+        if value.dtype != self.dtype:
+            with np.errstate(over="ignore"):
+                value = value.astype(self.dtype)
         least, most = _extremes(numpy, value, mask)
         return (least < 0.0) | (most > min(self.high, float(np.finfo(value.dtype).max))), least, most
 
@@ -53,12 +56,14 @@ def _extremes(numpy: ModuleType, value: Any, mask: Any) -> tuple[Any, Any]:
 def within(function: str, name: str, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Array:
     """`value`, unless an entry that the mask includes leaves the domain of `name`.
 
-    The mask says which entries count once value and mask have the shape of `like`.
+    The mask says which entries count once value and mask have the shape of `like`, the predictions or what stands for
+    them: their dtype says which is computed in.
     """
     if value.dtype == jnp.bool_:
         return value
     domain = DOMAINS[name]
-    return refuse(value, mask, like, _Within(domain.high), f"{function}: {name} must {domain.rule}", domain.remedy)
+    rule = _Within(domain.high, compute_dtype(like))
+    return refuse(value, mask, like, rule, f"{function}: {name} must {domain.rule}", domain.remedy)
 
 
 def refuse(
@@ -66,7 +71,7 @@ def refuse(
 ) -> Array:
     """`value`, unless it breaks the rule that `words` tell: refused at once or, if not readable, by `checkify`."""
     if is_readable(value) and (mask is None or is_readable(mask)):
-        outside, low, high = _read(rule, value, mask, like)
+        outside, low, high = _read(rule, value, mask)
         if outside:
             raise ValueError(f"{words}, got values from {low} to {high}. {remedy}")
         return value
@@ -82,18 +87,18 @@ def is_readable(leaf: object) -> bool:
     return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
 
 
-def _read(rule: Rule, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Facts:
+def _read(rule: Rule, value: Array, mask: Array | None) -> Facts:
     """What the rule finds in arrays that can be read."""
     # NumPy reads an array in the memory of the host where it lies. To call a compiled function and to wait for its
     # answer takes longer than a small loss.
     if _on_host(value) and (mask is None or _on_host(mask)):
         if mask is None:
             return rule(np, np.asarray(value), None)
-        return rule(np, np.broadcast_to(value, like.shape), np.broadcast_to(mask, like.shape))
+        return rule(np, *np.broadcast_arrays(value, mask))
     with jax.ensure_compile_time_eval():
         if mask is None:
             return _found(rule, value, None)
-        return _found(rule, jnp.broadcast_to(value, like.shape), jnp.broadcast_to(mask, like.shape))
+        return _found(rule, *jnp.broadcast_arrays(value, mask))
 
 
 def _on_host(array: Array) -> bool:

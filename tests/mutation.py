@@ -100,8 +100,9 @@ class Copies:
         self.server = multiprocessing.get_context("forkserver")
         self.server.set_forkserver_preload(list(self.PRELOADED))
         self.free, self.ages = queue.Queue(), itertools.count(1)
-        for _ in range(number):
-            copy = Path(tempfile.mkdtemp()) / ROOT.name
+        self.home = tempfile.TemporaryDirectory()
+        for thread in range(number):
+            copy = Path(self.home.name) / str(thread)
             shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "out", "_made", "__pycache__"))
             self.free.put(copy)
 

@@ -522,3 +522,17 @@ def test_random_calls_meet_the_definition(data):
 def test_refusals(error, text, arguments, options):
     with pytest.raises(error, match=f"cross_entropy: .*{text}|cross_entropy: {text}"):
         cross_entropy(*arguments, **options)
+
+
+def test_a_weight_outside_its_domain_is_nan_whatever_the_labels():
+    """Also where no label is of its class: what `jit` returns is no number where an eager call refuses."""
+    x, t = jnp.ones((2, 3), jnp.float32), jnp.array([1, 0])
+
+    @jax.jit
+    def losses(u):
+        probs = jax.nn.one_hot(t, 3, dtype=jnp.float32)
+        return jnp.stack([cross_entropy(x, y, class_weight=u, reduction="none") for y in (t, probs, probs > 0)])
+
+    for wrong in (-5.0, INF, NAN):
+        assert np.isnan(losses(jnp.float32([1, 1, wrong]))).all()
+    assert np.isfinite(losses(jnp.float32([1, 1, 3e38]))).all()

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from jaxbce import Average, _checks, binary_cross_entropy, binary_cross_entropy_with_logits
+from jaxbce import Average, _checks, _values, binary_cross_entropy, binary_cross_entropy_with_logits
 from tests.losses import BINARY
 
 every_loss = pytest.mark.parametrize("row", BINARY, ids=lambda row: row.name)
 
 X = jnp.full((3, 2), 0.5, jnp.float32)
 Y = jnp.ones((3, 2), jnp.float32)
+PARAMETERS = ("pos_weight", "gamma", "alpha", "gamma_pos", "gamma_neg", "margin")
 
 
 def refuses(error, *words):
@@ -255,6 +256,16 @@ def test_checks_under_a_batched_mask(row):
     np.testing.assert_array_equal(np.isnan(mapped(y, masks)), [False, True])
 
 
+def test_arrays_of_the_host_are_read_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(_values, "_found", None)  # what reads them with one
+    with jax.default_device(jax.devices("cpu")[0]):
+        x, y = jnp.zeros(3), jnp.asarray([0.0, 1.0, 2.0])
+        with refuses(ValueError, "labels", "to 2.0"):
+            binary_cross_entropy_with_logits(x, y)
+        mask = jnp.asarray([True, True, False])
+        np.testing.assert_allclose(binary_cross_entropy_with_logits(x, y, where=mask), np.log(2), rtol=1e-6)
+
+
 def test_checks_of_a_batch_tell_its_extremes():
     checked = checkify.checkify(jax.jit(jax.vmap(binary_cross_entropy_with_logits)), errors=checkify.user_checks)
     labels = jnp.asarray([[0.0, 0.5], [-1.0, 1.0], [0.5, 3.0]], jnp.float32)
@@ -298,8 +309,46 @@ def test_checks_find_no_table_and_let_values_pass(monkeypatch):
 
 
 def test_numbers_too_large_for_an_integer():
-    with refuses(TypeError, "binary_cross_entropy_with_logits", "labels", "too large"):
+    with refuses(ValueError, "binary_cross_entropy_with_logits", "labels", "too large", "floats"):
         binary_cross_entropy_with_logits(X, 2**70)
+
+
+@pytest.mark.parametrize("row", {row.function: row for row in BINARY}.values(), ids=lambda row: row.function.__name__)
+def test_parameters_outside_their_domain_are_nan_whatever_the_labels(row):
+    """XLA makes a select of a bool times a number: NaN would be lost where no label is on, or none is off."""
+    names = [name for name in PARAMETERS if row.takes(name)]
+
+    @jax.jit
+    def losses(own, hard):
+        labels = [hard.astype(dtype) for dtype in (jnp.bool_, jnp.int32, jnp.float32)]
+        found = [row.function(X, y, **{name: own}) for y in labels for name in names]
+        if "pos_weight" in names:
+            found += [row.function(X, labels[0], label_smoothing=0.1, pos_weight=own)]
+        return jnp.stack(found)
+
+    assert names
+    for hard in (np.zeros(X.shape, bool), np.ones(X.shape, bool)):
+        for own in (-1.0, np.inf, np.nan):
+            assert np.isnan(losses(jnp.float32(own), hard)).all()
+        assert np.isfinite(losses(jnp.float32(1.0), hard)).all()
+
+
+@pytest.mark.parametrize("name", ["gamma", "gamma_pos", "gamma_neg", "margin"])
+def test_parameters_that_a_loss_cannot_do_without(name):
+    (row,) = {row.function: row for row in BINARY if row.takes(name)}.values()
+    with refuses(TypeError, row.function.__name__, name, "None"):
+        row.function(X, Y, **{name: None})
+
+
+def test_the_domain_is_that_of_the_dtype_that_is_computed_in():
+    """With x64, float64 beside float32 predictions: 1 + 1e-12 is the label 1, and 1e39 is no finite weight."""
+    labels = np.where(Y > 0, 1 + 1e-12, 0)
+    assert binary_cross_entropy_with_logits(X, labels) == binary_cross_entropy_with_logits(X, Y)
+    for name in ("weight", "pos_weight"):
+        with refuses(ValueError, name, "finite"):
+            binary_cross_entropy_with_logits(X, Y, **{name: np.float64(1e39)})
+    with refuses(ValueError, "labels", "lie in"):
+        binary_cross_entropy_with_logits(X.astype(np.float64), labels)
 
 
 def test_average_refuses_in_the_same_words():

@@ -179,6 +179,34 @@ def test_exported_for_every_platform_with_symbolic_sizes(family):
             agree(reloaded.call(batch), steps(family)(batch), 1e-6)
 
 
+def test_exported_with_constants():
+    """Masks, labels and indices that can be read, beside predictions whose sizes can not."""
+    n, c = jax.export.symbolic_shape("n, c")
+    known, classes, positives = np.arange(6) < 3, np.array([0, 2, 1, 3]), np.array([[0, -1], [2, 3], [1, 1], [3, -1]])
+    kernel = np.ones((5, 6), np.float32)
+    calls = {
+        (n, 6): [
+            lambda x: jaxbce.binary_cross_entropy_with_logits(x, 1, where=known),
+            lambda x: jaxbce.sigmoid_focal_loss(x, True, where=True, weight=[1, 2, 3, 4, 5, 6]),
+            lambda x: jaxbce.cross_entropy(x, 0, where=True),
+        ],
+        (4, c): [
+            lambda x: jaxbce.cross_entropy(x, classes),
+            lambda x: jaxbce.cross_entropy(x, 2),
+            lambda x: jaxbce.sparse_binary_cross_entropy_with_logits(x, positives, where=np.ones((4, 1), bool)),
+        ],
+        (4, 5): [lambda x: jaxbce.linear_binary_cross_entropy(x, kernel, positives=positives)],
+    }
+    for shape, losses in calls.items():
+        together = jax.jit(lambda x, losses=losses: [loss(x) for loss in losses])
+        exported = jax.export.export(together)(jax.ShapeDtypeStruct(shape, jnp.float32))
+        x = np.linspace(-3, 3, 30, dtype=np.float32)[: 20 if shape == (4, 5) else 24].reshape(4, -1)
+        np.testing.assert_allclose(exported.call(x), together(x), rtol=1e-6)
+    # An index that no class has is refused where the number of classes is known, and NaN where it is a symbol.
+    exported = jax.export.export(jax.jit(calls[4, c][0]))(jax.ShapeDtypeStruct((4, c), jnp.float32))
+    assert np.isnan(exported.call(np.ones((4, 3), np.float32)))
+
+
 def test_exported_at_high_rank():
     (n,) = jax.export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((n, 1, 1, 1, 1, 1, 3), jnp.float32)

@@ -53,6 +53,12 @@ def test_nothing_included_is_zero_with_zero_gradient():
     chex.assert_trees_all_equal(Average.of(jnp.zeros(0)), Average(jnp.float64(0), jnp.float64(0)))
 
 
+def test_the_gradient_by_weights_of_zero_is_that_of_the_sum():
+    losses = jnp.asarray([1.0, 3.0, 0.5], jnp.float32)
+    gradient = jax.grad(lambda weight: Average.of(losses, weight).value)(jnp.zeros(3, jnp.float32))
+    np.testing.assert_array_equal(gradient, losses)
+
+
 def test_an_axis_leaves_the_others(rng):
     losses = rng.random((4, 5))
     average = Average.of(losses, axis=-1)
