@@ -9,8 +9,9 @@ from jax import Array
 
 from jaxbce._alignment import Admitted, Aligned, align, fit, spread
 from jaxbce._apart import apart
+from jaxbce._loops import in_one_loop
 from jaxbce._numerics import included
-from jaxbce._reduction import reduce, weigh
+from jaxbce._reduction import number_reduced, reduce, weigh
 from jaxbce._typing import Reduction
 
 
@@ -45,7 +46,8 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
             if reduction == "none":
                 return returned(given)
             # A mask is a select.
-            return reduce((fused if fusible and where is None else stored)(given), weight, where, axis, reduction)
+            together = fusible and where is None and in_one_loop(like.size, number_reduced(like, axis))
+            return reduce((fused if together else stored)(given), weight, where, axis, reduction)
 
         return core
 

@@ -89,10 +89,10 @@ def sigmoid_focal_loss(
     return _focal(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.0)
+@elementwise(safe_prediction=0.0, fusible=False)
 def _focal(given: Aligned) -> Array:
     labels, alpha = given.labels, given.parameters["alpha"]
-    losses = modulated_loss(given.predictions, labels, given.parameters["gamma"], None, given.fused)
+    losses = modulated_loss(given.predictions, labels, given.parameters["gamma"], None)
     return losses if alpha is None else product(alpha * labels + (1.0 - alpha) * (1.0 - labels), losses)
 
 

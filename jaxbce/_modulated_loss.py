@@ -100,14 +100,14 @@ def _log_error(x: Array, labels: Array, margin: Array | None) -> Array:
     return jnp.where(u > 0.5, jnp.log1p(-jnp.minimum(missing, 0.5)), jnp.log(jnp.where(u == 0.0, 1.0, u)))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def modulated_loss(x: Array, labels: Array, gamma: Exponent, margin: Array | None, fused: bool = False) -> Array:
-    """F(x, y, γ, m); `fused` says that a reduction follows which XLA fuses with it."""
-    return product(_modulator(x, labels, gamma, margin), _unmodulated(x, labels, margin, fused))
+@jax.custom_jvp
+def modulated_loss(x: Array, labels: Array, gamma: Exponent, margin: Array | None) -> Array:
+    """F(x, y, γ, m)."""
+    return product(_modulator(x, labels, gamma, margin), _unmodulated(x, labels, margin))
 
 
 @functools.partial(modulated_loss.defjvp, symbolic_zeros=True)
-def _(fused: bool, primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
+def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, labels, gamma, margin = primals
     terms = [
         (lambda: _modulated_slope(x, labels, gamma, margin), tangents[0]),
@@ -117,7 +117,7 @@ def _(fused: bool, primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) ->
         terms += [(lambda: _gamma_slope(x, labels, gamma, margin), tangents[2])]
     if margin is not None:
         terms += [(lambda: _margin_slope(x, labels, gamma, margin), tangents[3])]
-    return modulated_loss(*primals, fused), directional(*terms)
+    return modulated_loss(*primals), directional(*terms)
 
 
 def _modulated_slope(x: Array, labels: Array, gamma: Exponent, margin: Array | None) -> Array:
@@ -154,9 +154,9 @@ def _near(x: Array) -> Array:
     return jnp.clip(x, -_BEYOND, _BEYOND)
 
 
-def _unmodulated(x: Array, labels: Array, margin: Array | None, fused: bool = False) -> Array:
+def _unmodulated(x: Array, labels: Array, margin: Array | None) -> Array:
     """ℓ."""
-    return logit_loss(x, labels, None, fused) if margin is None else _shifted_loss(x, margin)
+    return logit_loss(x, labels, None) if margin is None else _shifted_loss(x, margin)
 
 
 # --- The negative part behind a margin ----------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def reduce(
     average = _average(weighed, weight if reduction == "weighted_mean" else None, where, axis)
     if reduction == "sum":
         return average.total
-    if _number(weighed, axis) == 0:
+    if number_reduced(weighed, axis) == 0:
         return jnp.full_like(average.total, jnp.nan)  # The mean of an empty array, as in NumPy and PyTorch.
     return average.value
 
@@ -122,7 +122,7 @@ def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tu
     if where is not None:
         # XLA on CPU counts 0 and 1 several times faster in a narrow dtype. They are summed in that of the losses.
         return Average(total, _sum(where.astype(jnp.bfloat16), axis, weighed.dtype))
-    return Average(total, jnp.full_like(total, _number(weighed, axis)))
+    return Average(total, jnp.full_like(total, number_reduced(weighed, axis)))
 
 
 def _sum(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array:
@@ -136,6 +136,6 @@ def _sum(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = 
     return total.reshape([values.shape[a] for a in range(values.ndim) if a not in axes])
 
 
-def _number(losses: Array, axis: tuple[int, ...] | None) -> int:
+def number_reduced(losses: Array, axis: tuple[int, ...] | None) -> int:
     """How many entries are reduced into one."""
     return math.prod(losses.shape if axis is None else (losses.shape[a] for a in axis))

@@ -15,6 +15,7 @@ An infinite maximum is a certain class. Several of them, or -inf in every class,
 
 import functools
 import operator
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
@@ -24,6 +25,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
+from jaxbce._loops import class_by_class
 from jaxbce._numerics import included, product
 
 
@@ -57,6 +59,19 @@ def _total(values: Array, axis: int) -> Array:
     return jnp.sum(values, axis, keepdims=True)
 
 
+def _parts(x: Array, axis: int) -> list[tuple[Array, Array | float]]:
+    """The logits as they are computed, class by class or all at once, each part with the numbers of its classes."""
+    classes = x.shape[axis]
+    if class_by_class(classes, x.size // jax.core.max_dim(classes, 1)):
+        return [(jax.lax.index_in_dim(x, c, axis), float(c)) for c in range(classes)]
+    return [(x, _classes(x, axis, x.dtype))]
+
+
+def _sum(terms: Iterable[Array], axis: int) -> Array:
+    """The sum over the classes of all parts."""
+    return functools.reduce(operator.add, (_total(term, axis) for term in terms))
+
+
 def _below(x: Array, greatest: Array, scale: float) -> Array:
     """The distance x - max(x) ≤ 0, exact for a scale that is a power of two.
 
@@ -69,26 +84,30 @@ def _below(x: Array, greatest: Array, scale: float) -> Array:
 
 
 def _rows(x: Array, spike: Spike | None, axis: int) -> _Rows:
-    maximum, largest = jnp.max(x, axis), float(np.finfo(x.dtype).max)
+    parts, largest = _parts(x, axis), float(np.finfo(x.dtype).max)
+    maximum = functools.reduce(jnp.maximum, (jnp.max(part, axis, keepdims=True) for part, _ in parts))
     greatest = jnp.clip(maximum, -largest, largest)
-    wide = jnp.expand_dims(greatest, axis)
     known = isinstance(x.shape[axis], int)  # and no symbol, while a function is exported
     if spike is not None and known and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
+        at = spike.at.astype(x.dtype)
         # The distance of a class to the label is 0 or at least 1, and so at least the exponential.
-        distance = jnp.abs(_classes(x, axis, x.dtype) - spike.at.astype(x.dtype))
-        rest = jnp.sum(jnp.minimum(jnp.minimum(jnp.exp(x - wide), 1.0), distance), axis)
+        rest = _sum(
+            (jnp.minimum(jnp.minimum(jnp.exp(part - greatest), 1.0), jnp.abs(at - number)) for part, number in parts),
+            axis,
+        )
         # Where the label is the maximum, the rest is all of S; where it is not, the rest is at least 1.
-        label = jnp.squeeze(_exp_label(x, wide, spike, axis), axis)
+        label = _exp_label(x, greatest, spike, axis)
         others = jnp.where(label == 1.0, rest, rest + label - 1.0)
     else:
         # S + 1 with the k maxima in it, and S without any. Below 2 there is one maximum; above, S + 1 has all digits.
-        every = jnp.sum(jnp.exp(_below(x, wide, 1.0)), axis)
-        below = _below(x, wide, 0.5)
-        others = jnp.where(every < 2.0, jnp.sum(-jnp.sign(below) * jnp.exp(below), axis), every - 1.0)
+        every = _sum((jnp.exp(_below(part, greatest, 1.0)) for part, _ in parts), axis)
+        below = (_below(part, greatest, 0.5) for part, _ in parts)
+        others = jnp.where(every < 2.0, _sum((-jnp.sign(d) * jnp.exp(d) for d in below), axis), every - 1.0)
     undefined = (maximum == -jnp.inf) | ((maximum == jnp.inf) & (others != 0.0))
     reach = jnp.where(maximum == jnp.inf, 2.0, jnp.ones_like(maximum))
-    rows = greatest, reach, jnp.where(undefined, jnp.nan, others)
-    return _Rows(*(jnp.expand_dims(row, axis) for row in rows))
+    # S is 0 or NaN where it is not divided by 1. XLA on CPU computes a division once for all that need it, and
+    # otherwise would store the exponentials that S is made of, and add them up for each.
+    return _Rows(greatest, reach, jnp.where(undefined, jnp.nan, others) / reach)
 
 
 def _exp_label(x: Array, greatest: Array, spike: Spike, axis: int) -> Array:

@@ -33,6 +33,7 @@ FLOORS = {
     "_typing": 0,
     "_manual_axes": 1,
     "_domains": 0,
+    "_loops": 0,
     "_apart": 0,
     "_numerics": 1,
     "_checks": 0,
