@@ -285,30 +285,46 @@ def _runs(case: Case, quantity: str, n: int, missing: set[str]) -> tuple[dict[st
     return runs, memory
 
 
-def take_turns(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
-    """The time of one call of each, turn by turn."""
+def take_turns(runs: dict[str, Run], seconds: float, pause: float = 0.0) -> dict[str, np.ndarray]:
+    """The time of one call of each, turn by turn. The calls of a turn follow one another after a pause, or at once."""
     repeats = {}
     for name, run in runs.items():
         run()  # the first call compiles, or finds its memory
-        repeats[name] = max(1, round(2e-3 / _seconds(run, 1)))
+        repeats[name] = max(1, round(2e-3 / _seconds(run, 1, pause)))
     turns: list[dict[str, float]] = []
     started = time.perf_counter()
     while len(turns) < TURNS or time.perf_counter() - started < seconds:
         # Each turn starts with another one, so that nobody always runs after the same neighbour.
         first = len(turns) % len(runs)
         order = [*runs][first:] + [*runs][:first]
-        turns.append({name: _seconds(runs[name], repeats[name]) for name in order})
+        turns.append({name: _seconds(runs[name], repeats[name], pause) for name in order})
     return {name: np.array([turn[name] for turn in turns]) for name in runs}
 
 
-def _seconds(run: Run, repeats: int) -> float:
-    started = time.perf_counter()
+REST = 5e-3
+"""Seconds after which the threads of the one before, who wait for more to do in a loop, have left the cores."""
+
+
+def _seconds(run: Run, repeats: int, pause: float) -> float:
+    time.sleep(REST)
+    if repeats > 1:
+        run()  # wakes the threads of this one up
+    total = 0.0
     for _ in range(repeats):
+        if pause:
+            time.sleep(pause)
+        started = time.perf_counter()
         run()
-    return (time.perf_counter() - started) / repeats
+        total += time.perf_counter() - started
+    return total / repeats
 
 
 # --- Calls that are not compiled beforehand -----------------------------------------------------------------------
+
+
+PAUSE = 1e-4
+"""Seconds between one eager call and the next, as there is other work between them. In a tight loop the threads of XLA
+stay awake while compiled calls follow one another, and fall asleep between eager ones."""
 
 
 def _eager_runs(n: int) -> dict[str, Run]:
@@ -426,7 +442,7 @@ def main() -> None:
         if quantity == "value_and_grad":
             bars[f"{case.title}, {n:.0e}"] = {name: np.median(t) / n * 1e9 for name, t in times.items()}
     for n in (1_000, 1_000_000):
-        table.append(_row(cases[0].title, "eager mean", n, take_turns(_eager_runs(n), options.seconds), {}))
+        table.append(_row(cases[0].title, "eager mean", n, take_turns(_eager_runs(n), options.seconds, PAUSE), {}))
     for case in cases:
         table.append(_row(case.title, "trace + compile", 1_000, take_turns(_compile_runs(case), options.seconds), {}))
     header = ["loss", "quantity", "N", "ms", *(f"× {name}" for name in ("floor", *PEERS)), "temp: ours, optax"]

@@ -4,6 +4,7 @@ It runs in Python on the arguments as they come: types, shapes and, through `_va
 """
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def admit_predictions(function: str, name: str, value: ArrayLike) -> Array:
 
 def admit_floating(function: str, name: str, value: ArrayLike, hint: str = "") -> Array:
     array = _asarray(function, name, value)
-    if not _is_float(array):
+    if not _is_float(array.dtype):
         raise TypeError(
             f"{function}: {name} must be floating, got dtype {array.dtype}. "
             f"{hint}Convert {name} with .astype(jnp.float32) if they are numbers."
@@ -81,7 +82,7 @@ def admit_floating(function: str, name: str, value: ArrayLike, hint: str = "") -
 def admit_values(function: str, name: str, value: ArrayLike) -> Array:
     """Real numbers of any kind, as an array."""
     array = _asarray(function, name, value)
-    if not (_is_float(array) or array.dtype == jnp.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
+    if not _is_real(array.dtype):
         raise TypeError(f"{function}: {name} must be real numbers, got dtype {array.dtype}.")
     return array
 
@@ -153,8 +154,14 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
     return array
 
 
-def _is_float(array: Array) -> bool:
-    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+@functools.cache
+def _is_float(dtype: np.dtype) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+@functools.cache
+def _is_real(dtype: np.dtype) -> bool:
+    return _is_float(dtype) or dtype == jnp.bool_ or bool(jnp.issubdtype(dtype, jnp.integer))
 
 
 def _labels(target: Target, value: ArrayLike) -> Array:

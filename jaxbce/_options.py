@@ -7,12 +7,14 @@ import numpy as np
 
 from jaxbce._typing import Axis, Reduction
 
+_REDUCTIONS = get_args(Reduction)
+
 
 def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
     """Check the two options that say how to reduce; returns the axes."""
-    choices = get_args(Reduction)
-    if not isinstance(reduction, str) or reduction not in choices:
-        raise ValueError(f"{function}: reduction must be one of {', '.join(map(repr, choices))}, got {reduction!r}.")
+    if not isinstance(reduction, str) or reduction not in _REDUCTIONS:
+        choices = ", ".join(map(repr, _REDUCTIONS))
+        raise ValueError(f"{function}: reduction must be one of {choices}, got {reduction!r}.")
     if reduction == "none" and axis is not None:
         raise ValueError(f"{function}: reduction='none' reduces no axis, got axis={axis}; leave one of the two out.")
     return admit_axis(function, axis, ndim)

@@ -29,7 +29,7 @@ class Rule(Hashable, Protocol):
 
 
 class _Within(NamedTuple):
-    """Included values lie in [0, high], and are finite, in the dtype that is computed in."""
+    """Included values lie in [0, high], where `high` is finite, in the dtype that is computed in."""
 
     high: float
     dtype: type[np.floating]
@@ -40,7 +40,12 @@ class _Within(NamedTuple):
             with np.errstate(over="ignore"):
                 value = value.astype(self.dtype)
         least, most = _extremes(numpy, value, mask)
-        return (least < 0.0) | (most > min(self.high, float(np.finfo(value.dtype).max))), least, most
+        return (least < 0.0) | (most > self.high), least, most
+
+
+@functools.cache
+def _rule_of(name: str, dtype: type[np.floating]) -> _Within:
+    return _Within(min(DOMAINS[name].high, float(np.finfo(dtype).max)), dtype)
 
 
 def _extremes(numpy: ModuleType, value: Any, mask: Any) -> tuple[Any, Any]:
@@ -61,8 +66,7 @@ def within(function: str, name: str, value: Array, mask: Array | None, like: Arr
     """
     if value.dtype == jnp.bool_:
         return value
-    domain = DOMAINS[name]
-    rule = _Within(domain.high, compute_dtype(like))
+    domain, rule = DOMAINS[name], _rule_of(name, compute_dtype(like))
     return refuse(value, mask, like, rule, f"{function}: {name} must {domain.rule}", domain.remedy)
 
 
