@@ -32,7 +32,7 @@ def sigmoid_focal_loss(
                              u = y·(1 - p) + (1 - y)·p
                              α = alpha·y + (1 - alpha)·(1 - y), or 1 without alpha
 
-    as torchvision and optax have it, soft labels included. With gamma 0 and no alpha it is
+    as torchvision and optax have it, soft labels included. With gamma 0 and no alpha an entry costs what it does in
     `binary_cross_entropy_with_logits`, to the last bit. The derivative with respect to x is
     v·α·u^γ·(γ·r·ℓ + p - y) with r = (1 - 2y)·p·(1 - p)/u, and so are the further ones numbers for every γ ≥ 0.
 

@@ -32,7 +32,7 @@ class _Within(NamedTuple):
     """Included values lie in [0, high], where `high` is finite, in the dtype that is computed in."""
 
     high: float
-    dtype: type[np.floating]
+    dtype: np.dtype
 
     def __call__(self, numpy: ModuleType, value: Any, mask: Any) -> Facts:
         # NaN is not outside: NaN in gives NaN out.
@@ -44,7 +44,7 @@ class _Within(NamedTuple):
 
 
 @functools.cache
-def _rule_of(name: str, dtype: type[np.floating]) -> _Within:
+def _rule_of(name: str, dtype: np.dtype) -> _Within:
     return _Within(min(DOMAINS[name].high, float(np.finfo(dtype).max)), dtype)
 
 
@@ -66,7 +66,7 @@ def within(function: str, name: str, value: Array, mask: Array | None, like: Arr
     """
     if value.dtype == jnp.bool_:
         return value
-    domain, rule = DOMAINS[name], _rule_of(name, compute_dtype(like))
+    domain, rule = DOMAINS[name], _rule_of(name, np.dtype(compute_dtype(like)))
     return refuse(value, mask, like, rule, f"{function}: {name} must {domain.rule}", domain.remedy)
 
 

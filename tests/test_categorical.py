@@ -536,3 +536,43 @@ def test_a_weight_outside_its_domain_is_nan_whatever_the_labels():
     for wrong in (-5.0, INF, NAN):
         assert np.isnan(losses(jnp.float32([1, 1, wrong]))).all()
     assert np.isfinite(losses(jnp.float32([1, 1, 3e38]))).all()
+
+
+EXTREMES = np.float32(
+    [
+        [3.0, -20.0, -25.0],  # sure
+        [-20.0, 3.0, 3.0],  # two maxima
+        [0.0, 0.0, 0.0],
+        [INF, 1.0, 2.0],  # certain
+        [INF, INF, 2.0],  # no distribution
+        [-INF, 1.0, 2.0],
+        [-INF, -INF, -INF],
+        [3e38, -3e38, 3e38],
+    ]
+)
+
+
+@pytest.mark.parametrize("class_axis", [0, 1])
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+def test_class_by_class_is_all_at_once(rng, kind, class_axis):
+    """Few classes of a multiple of 16 entries are taken one by one; of eight entries they are not."""
+    x = np.concatenate([np.repeat(EXTREMES, 3, 0), batch(rng, (8, 3))[0]])  # [32, 3], each extreme with every label
+    t = np.arange(32) % 3
+    labels = t if kind == "indices" else np.where(np.arange(3) == t[:, None], 1, 0).astype(np.float32)
+
+    @jax.jit
+    def everything(x, labels):
+        def loss(x):
+            y = labels.T if class_axis == 0 else labels  # of indices itself
+            return cross_entropy(x.T if class_axis == 0 else x, y, class_axis=class_axis, reduction="none")
+
+        gradient = jax.grad(lambda x: loss(x).sum())
+        along = jnp.broadcast_to(jnp.float32([[1, 2, 4]]), x.shape)
+        return loss(x), *jax.jvp(gradient, (x,), (along,))
+
+    together = everything(x, labels)
+    parts = [everything(x[i : i + 8], labels[i : i + 8]) for i in range(0, 32, 8)]
+    assert any(np.isnan(together[0]))
+    assert any(np.isinf(together[0]))
+    for whole, *pieces in zip(together, *parts, strict=True):
+        np.testing.assert_allclose(whole, np.concatenate(pieces), rtol=3e-6, atol=1e-37)

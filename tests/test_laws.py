@@ -248,6 +248,30 @@ def test_reductions_are_sums_of_the_losses(row, rng):
 
 
 @every_loss
+def test_many_at_once_are_each_by_itself(row, rng):
+    """A loss and its reduction are one loop of other formulas for long arrays whose size is odd, or large."""
+    n, ends = 257, jnp.float32(row.extremes)
+    x = jnp.concatenate([jnp.asarray(row.draw(rng, n - 2 * len(ends)), jnp.float32), ends, ends])
+    right = jnp.float32(ends > jnp.median(ends))
+    y = jnp.concatenate([jnp.asarray(rng.choice([0, 1, 0.25], n - 2 * len(ends)), jnp.float32), right, right])
+    weights = jnp.asarray(rng.uniform(0.1, 4.0, (2, n)), jnp.float32)
+
+    @functools.partial(jax.jit, static_argnames="reduction")
+    def step(x, y, reduction):
+        given = {"reduction": reduction, "pos_weight": weights[0], "weight": weights[1]}
+        return jax.value_and_grad(lambda x: jnp.sum(row(x, y, **given)))(x)
+
+    (total, gradient), (each, gradient_of_each) = step(x, y, "sum"), step(x, y, "none")
+    assert np.isfinite(total)
+    close(total, each)
+    close(gradient, gradient_of_each)
+    if row.takes("pos_weight"):
+        assert np.isnan(step(x, y.at[0].set(1.5), "sum")[0])
+        assert np.isnan(step(x, y.at[0].set(-0.5), "sum")[0])
+        assert step(x, 1 - y, "sum")[0] > (1e38 if np.isinf(row.extremes[0]) else 100)
+
+
+@every_loss
 def test_a_mask_is_a_subset(row, rng):
     """What stands under the mask reaches neither value, gradient nor Hessian, in any argument."""
     x, y = batch(row, rng)
