@@ -11,7 +11,8 @@ from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, e
 from jaxbce._indices import is_absent, is_stray
 from jaxbce._numerics import included, nan_outside
 from jaxbce._reduction import reduce
-from jaxbce._softmax_loss import Labels, Spike, softmax_loss
+from jaxbce._softmax_loss import Labels, softmax_loss
+from jaxbce._softmax_rows import Spike
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 

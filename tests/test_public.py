@@ -38,6 +38,7 @@ FLOORS = {
     "_numerics": 1,
     "_checks": 0,
     "_options": 1,
+    "_softmax_rows": 1,
     "_logit_loss": 2,
     "_prob_loss": 2,
     "_softmax_loss": 2,
