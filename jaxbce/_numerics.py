@@ -53,11 +53,12 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 def product(factor: Array, value: Array) -> Array:
     """factor·value with 0·inf = 0, for factor ≥ 0 and value > -inf.
 
-    The cap 2s·max with s = sign(factor) and the largest finite number is 0 at factor 0 and inf above. It is written
-    s + s because the compiler would multiply 2·max out to inf, and 0·inf is NaN.
+    The cap |factor·max|·max, with the largest finite number, is 0 at factor 0 and inf above; of a subnormal factor,
+    which XLA on CPU takes for 0, it may be finite. The bars change nothing: without them the compiler would multiply
+    max·max out to inf, and 0·inf is NaN. The sign of the factor says the same and takes twice as long.
     """
-    positive = jnp.sign(factor)
-    return factor * jnp.minimum(value, (positive + positive) * float(np.finfo(factor.dtype).max))
+    largest = float(np.finfo(factor.dtype).max)
+    return factor * jnp.minimum(value, jnp.abs(factor * largest) * largest)
 
 
 @functools.partial(product.defjvp, symbolic_zeros=True)

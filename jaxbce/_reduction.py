@@ -120,8 +120,8 @@ def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tu
     if weight is not None:
         return Average(total, _sum(included(weight, where), axis))
     if where is not None:
-        # XLA on CPU counts 0 and 1 several times faster in a narrow dtype. They are summed in that of the losses.
-        return Average(total, _sum(where.astype(jnp.bfloat16), axis, weighed.dtype))
+        # XLA on CPU counts bytes in a fifth of the time that bools take. They are summed in the dtype of the losses.
+        return Average(total, _sum(where.astype(jnp.int8), axis, weighed.dtype))
     return Average(total, jnp.full_like(total, number_reduced(weighed, axis)))
 
 
