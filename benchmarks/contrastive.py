@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from speed import Run, machine, missing_peers, ratio, take_turns
+from speed import Run, machine, missing_peers, ratio, show, take_turns
 from tqdm import tqdm
 
 from jaxbce import sigmoid_contrastive_loss
@@ -115,12 +115,6 @@ def _ring_row(devices: int, examples: int) -> list[str]:
     return [str(devices), f"{devices * examples:,}", *memory]
 
 
-def _table(header: list[str], rows: list[list[str]]) -> None:
-    for row in (header, ["---"] * len(header), *rows):
-        print("|", " | ".join(row), "|")
-    print()
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Time and memory of the pairwise loss beside full logits.")
@@ -135,9 +129,9 @@ def main() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
         ring = apart.submit(_ring_rows, options.devices, options.examples).result()
     rows = [_row(size, options.largest, options.seconds, missing) for size in tqdm(options.sizes, disable=None)]
-    _table(["B", "ms", "× naive", "× torch", "× checkpoint", "temp MB", "naive, temp MB"], rows)
-    _table(["devices", "B", "ring: temp MB per device", "naive, partitioned: temp MB per device"], ring)
-    print(machine(missing | {"Keras"}).removesuffix(" Left out: Keras."))
+    show(["B", "ms", "× naive", "× torch", "× checkpoint", "temp MB", "naive, temp MB"], rows)
+    show(["devices", "B", "ring: temp MB per device", "naive, partitioned: temp MB per device"], ring)
+    print(machine(missing, ("torch",)))
 
 
 if __name__ == "__main__":

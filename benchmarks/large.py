@@ -22,7 +22,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from speed import Run, machine, missing_peers, ratio, take_turns
+from speed import Run, machine, missing_peers, ratio, show, take_turns
 from tqdm import tqdm
 
 import jaxbce
@@ -31,7 +31,10 @@ POSITIVES = 10
 
 
 class Case(NamedTuple):
-    """A loss, what is differentiated, and the sizes; `linear` has features and a kernel, else there are logits."""
+    """A loss, what is differentiated, and the sizes; `linear` has features and a kernel, else there are logits.
+
+    The peers differentiate what we do, unless `theirs` says otherwise.
+    """
 
     title: str
     labels: int
@@ -39,6 +42,7 @@ class Case(NamedTuple):
     width: int = 128
     dtype: Any = np.float32
     gradients: tuple[int, ...] = (0, 1, 2)
+    theirs: tuple[int, ...] | None = None
     linear: bool = True
     reduction: str = "mean"
 
@@ -49,6 +53,7 @@ def cases(sizes: list[int]) -> list[Case]:
     rows = [Case("linear", labels) for labels in sizes]
     rows += [
         Case("linear, frozen kernel", middle, gradients=(0, 2)),
+        Case("linear, frozen kernel (not theirs)", middle, gradients=(0, 2), theirs=(0, 1, 2)),
         Case("linear, bfloat16", middle, dtype=jnp.bfloat16),
         Case('linear, "none"', middle, reduction="none"),
         Case("sparse logits", middle, gradients=(0,), linear=False),
@@ -87,21 +92,23 @@ def _naive(case: Case) -> Callable[..., Any]:
     return loss
 
 
-def _jax_run(case: Case, loss: Callable[..., Any], arrays: list[np.ndarray], labels: np.ndarray) -> tuple[Run, float]:
+def _jax_run(
+    case: Case, loss: Callable[..., Any], gradients: tuple[int, ...], arrays: list[np.ndarray], labels: np.ndarray
+) -> tuple[Run, float]:
     """The compiled call, and the megabytes it needs."""
     placed = [*(jnp.asarray(array, case.dtype) for array in arrays), jnp.asarray(labels)]
-    compiled = jax.jit(jax.value_and_grad(loss, case.gradients)).lower(*placed).compile()
+    compiled = jax.jit(jax.value_and_grad(loss, gradients)).lower(*placed).compile()
     return lambda: jax.block_until_ready(compiled(*placed)), compiled.memory_analysis().temp_size_in_bytes / 1e6
 
 
-def _torch_run(case: Case, arrays: list[np.ndarray], labels: np.ndarray) -> Run:
+def _torch_run(case: Case, gradients: tuple[int, ...], arrays: list[np.ndarray], labels: np.ndarray) -> Run:
     import torch
     import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation has it; not always installed
 
     half = case.dtype == jnp.bfloat16
     tensors = [torch.from_numpy(array).to(torch.bfloat16 if half else torch.float32) for array in arrays]
     dense = torch.from_numpy(labels).to(tensors[0].dtype)
-    moving = [tensors[i].requires_grad_(True) for i in case.gradients]
+    moving = [tensors[i].requires_grad_(True) for i in gradients]
 
     def run() -> Any:
         logits = tensors[0] @ tensors[1] + tensors[2] if case.linear else tensors[0]
@@ -114,14 +121,15 @@ def _torch_run(case: Case, arrays: list[np.ndarray], labels: np.ndarray) -> Run:
 def measure(case: Case, seconds: float, most: float, missing: set[str]) -> list[str]:
     """A row of the table."""
     arrays, positives = _data(case)
+    theirs = case.theirs or case.gradients
     runs, memory = {}, {}
-    runs["jaxbce"], memory["jaxbce"] = _jax_run(case, _ours(case), arrays, positives)
+    runs["jaxbce"], memory["jaxbce"] = _jax_run(case, _ours(case), case.gradients, arrays, positives)
     if case.batch * case.labels * 4 <= most * 1e9:
         dense = np.zeros((case.batch, case.labels), np.float32)
         np.put_along_axis(dense, positives, 1, 1)
-        runs["optax"], memory["optax"] = _jax_run(case, _naive(case), arrays, dense.astype(case.dtype))
+        runs["optax"], memory["optax"] = _jax_run(case, _naive(case), theirs, arrays, dense.astype(case.dtype))
         if "torch" not in missing:
-            runs["torch"] = _torch_run(case, arrays, dense)
+            runs["torch"] = _torch_run(case, theirs, arrays, dense)
     times = take_turns(runs, seconds)
 
     width = f"{case.width}" if case.linear else "—"
@@ -185,14 +193,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.chart is not None:
         draw(options.chart)
-    missing = missing_peers() | set(options.without)
+    missing = (missing_peers() & {"torch"}) | set(options.without)
     todo = [case for case in cases([int(size) for size in options.sizes]) if options.losses in case.title]
     table = [measure(case, options.seconds, options.most, missing) for case in tqdm(todo, disable=None)]
     header = ["loss", "labels", "batch", "width", "ms", "× optax", "× torch", "MB: ours", "MB: optax"]
-    for row in (header, ["---"] * len(header), *table):
-        print("|", " | ".join(row), "|")
-    print()
-    print(machine(missing))
+    show(header, table)
+    print(machine(missing, ("torch",)))
 
 
 if __name__ == "__main__":

@@ -94,13 +94,13 @@ def _ours(function: Loss, *names: str, **options: Any) -> Loss:
     return loss
 
 
-def _torch(name: str, *names: str, **options: Any) -> Loss:
+def _torch(name: str, *names: str) -> Loss:
     """The same of torch.nn.functional."""
 
     def loss(reduction: str, x: Any, y: Any, *more: Any) -> Any:
         import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation has it; not always installed
 
-        return getattr(F, name)(x, y, reduction=reduction, **options, **dict(zip(names, more, strict=True)))
+        return getattr(F, name)(x, y, reduction=reduction, **dict(zip(names, more, strict=True)))
 
     return loss
 
@@ -126,10 +126,9 @@ def _torch_focal(reduction: str, x: Any, y: Any) -> Any:
     return losses.mean() if reduction == "mean" else losses
 
 
-def _keras(name: str, *, labels_first: bool = True, **options: Any) -> Loss:
+def _keras(name: str, *, from_logits: bool) -> Loss:
     def elementwise(x: Any, y: Any) -> Any:
-        keras = importlib.import_module("keras")
-        return getattr(keras.ops, name)(y, x, **options) if labels_first else getattr(keras.ops, name)(x, y, **options)
+        return getattr(importlib.import_module("keras").ops, name)(y, x, from_logits=from_logits)
 
     return _mean(elementwise)
 
@@ -395,14 +394,21 @@ def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
     figure.savefig(path, dpi=120)
 
 
-def machine(missing: set[str]) -> str:
+def show(header: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table."""
+    for row in (header, ["---"] * len(header), *rows):
+        print("|", " | ".join(row), "|")
+    print()
+
+
+def machine(missing: set[str], peers: tuple[str, ...] = ("torch", "Keras")) -> str:
     """What ran, and where."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
     device = jax.devices()[0]
-    names = ["jax", "jaxlib", "optax", *({"torch", "keras"} - {name.lower() for name in missing})]
+    names = ["jax", "jaxlib", "optax", *(name.lower() for name in peers if name not in missing)]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     where = f"{os.cpu_count()} × {model}" if device.platform == "cpu" else device.device_kind
     return f"{where}; {versions}." + (f" Left out: {', '.join(sorted(missing))}." if missing else "")
@@ -446,9 +452,7 @@ def main() -> None:
     for case in cases:
         table.append(_row(case.title, "trace + compile", 1_000, take_turns(_compile_runs(case), options.seconds), {}))
     header = ["loss", "quantity", "N", "ms", *(f"× {name}" for name in ("floor", *PEERS)), "temp: ours, optax"]
-    for row in (header, ["---"] * len(header), *table):
-        print("|", " | ".join(row), "|")
-    print()
+    show(header, table)
     print(machine(missing))
     _chart(options.chart, bars)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce._alignment import compute_dtype, fit, guard
+from jaxbce._alignment import compute_dtype, fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values
 from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis
@@ -60,16 +60,17 @@ def pos_weight_from_labels(
     """
     function = "pos_weight_from_labels"
     array = admit_values(function, "labels", labels)
-    mask = admit_mask(Target(function, "labels", array), where)
+    target = Target(function, "labels", array)
+    mask = admit_mask(target, where)
     array = within(function, "labels", array, mask, array)
-    limit = None if max_weight is None else admit_scalar(function, "max_weight", max_weight)
+    limit = None if max_weight is None else admit_scalar(target, "max_weight", max_weight)
     weight: Array = _pos_weight(array, mask, limit, axis=admit_axis(function, axis, array.ndim))
     return weight
 
 
 @functools.partial(jax.jit, static_argnames="axis")
 def _pos_weight(labels: Array, where: Array | None, limit: Array | None, *, axis: tuple[int, ...] | None) -> Array:
-    where = None if where is None else jnp.broadcast_to(where, labels.shape)
+    where = None if where is None else spread(where, labels)
     y = guard(fit(labels, labels, where, 0.0), "labels")
     positives, negatives = jnp.sum(y, axis), jnp.sum(1.0 - y, axis, where=where)
     one_kind = (positives == 0.0) | (negatives == 0.0)
@@ -122,7 +123,7 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
     if array.ndim != 1:
         raise ValueError(f"{function}: counts must have one axis, one count per class, got shape {array.shape}.")
     array = within(function, "counts", array, None, array)
-    log_beta = None if beta is None else _log(admit_scalar(function, "beta", beta), beta)
+    log_beta = None if beta is None else _log(admit_scalar(Target(function, "counts", array), "beta", beta), beta)
     weight: Array = _class_weight(array, log_beta)
     return weight
 

@@ -1,6 +1,7 @@
 """Cross-entropy over mutually exclusive classes."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxbce._indices import is_absent, is_stray
 from jaxbce._numerics import included, nan_outside
 from jaxbce._reduction import reduce
 from jaxbce._softmax_loss import Labels, softmax_loss
-from jaxbce._softmax_rows import Spike
+from jaxbce._softmax_rows import Spike, along
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -58,8 +59,8 @@ def cross_entropy(
         axis: the axes of the losses, which are without `class_axis`, to reduce; None is all of them.
         reduction: "mean" (for indices Σ loss / Σ u_t over the included entries, which is their number without weights;
             for probabilities Σ loss / number of included entries: PyTorch's two denominators), "weighted_mean"
-            (Σ loss / Σ A: for indices the same as "mean"), "sum" or "none". Where nothing is included, or all weight is
-            0, a mean is 0, and so is its gradient by the logits.
+            (Σ loss / Σ A with the A of labels before smoothing: for indices the same as "mean"), "sum" or "none". Where
+            nothing is included, or all weight is 0, a mean is 0, and so is its gradient by the logits.
 
     Returns:
         The loss in float32, or float64 for float64 logits: of the shape of `logits` without `class_axis` for "none",
@@ -100,16 +101,23 @@ def cross_entropy(
 
 @functools.partial(jax.jit, static_argnames="options")
 def _from_classes(given: AdmittedClasses, *, options: ClassOptions) -> Array:
-    logits, labels, weight, where = (_align_indices if options.indices else _align_probs)(given, options)
-    losses = softmax_loss(logits, labels, options.class_axis)
+    aligned = (_align_indices if options.indices else _align_probs)(given, options)
+    losses = softmax_loss(aligned.logits, aligned.labels, options.class_axis)
     by_weight = options.indices and options.reduction == "mean"
-    return reduce(losses, weight, where, options.axis, "weighted_mean" if by_weight else options.reduction)
+    reduction = "weighted_mean" if by_weight else options.reduction
+    return reduce(losses, aligned.weight, aligned.where, options.axis, reduction)
 
 
-# Both give logits, labels, the weight of each entry before smoothing, and the mask.
+class _Aligned(NamedTuple):
+    """What a loss is computed of, in one dtype. Weights, which are those before smoothing, and mask are by entry."""
+
+    logits: Array
+    labels: Labels
+    weight: Array | None
+    where: Array | None
 
 
-def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, Labels, Array | None, Array | None]:
+def _align_indices(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
     logits, where, u = _align_logits(given, class_axis)
     index = jnp.expand_dims(spread(given.labels, entries(given.logits, class_axis=class_axis)), class_axis)
@@ -120,27 +128,23 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> tuple[Array
     # What is masked is nobody's business: NaN in its value would be NaN in the gradient of the weights.
     stray = outside if where is None else outside & where
     index = jnp.where(outside, 0, index).astype(jnp.int32)
-    number = jnp.where(stray, jnp.nan, jnp.ones_like(logits, shape=index.shape))
+    nan_if_stray = jnp.where(stray, jnp.nan, jnp.ones_like(logits, shape=index.shape))
     weight = None if u is None else jnp.take(u.ravel(), index)
-    spike, dense = (number if weight is None else weight * number), None
+    spike, dense = (nan_if_stray if weight is None else weight * nan_if_stray), None
     if given.label_smoothing is not None:
         # y·(1 - s) + s/C, once for the label and once for every class.
         s = smoothing(given.label_smoothing, logits)
-        spike, dense = spike * (1.0 - s), jnp.broadcast_to(s / classes, _by_class(logits, class_axis))
+        spike, dense = spike * (1.0 - s), along(jnp.broadcast_to(s / classes, (classes,)), logits, class_axis)
         dense = dense if u is None else u * dense
     weight = None if weight is None else included(weight, where)
-    return (
-        logits,
-        Labels(dense, Spike(included(spike, where), index), where),
-        _drop(weight, class_axis),
-        _drop(where, class_axis),
-    )
+    labels = Labels(dense, Spike(included(spike, where), index), where)
+    return _Aligned(logits, labels, _drop(weight, class_axis), _drop(where, class_axis))
 
 
-def _align_probs(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, Labels, Array | None, Array | None]:
+def _align_probs(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
     logits, where, u = _align_logits(given, class_axis)
-    probs = fit(given.labels, logits, None if where is None else jnp.broadcast_to(where, logits.shape), 0.0)
+    probs = fit(given.labels, logits, None if where is None else spread(where, logits), 0.0)
     probs = probs if given.labels.dtype == jnp.bool_ else guard(probs, "labels")
 
     def weighed(probs: Array) -> Array:
@@ -148,7 +152,7 @@ def _align_probs(given: AdmittedClasses, options: ClassOptions) -> tuple[Array, 
 
     dense = weighed(smooth(probs, given.label_smoothing, classes))
     weight = jnp.sum(weighed(probs), class_axis)
-    return logits, Labels(dense, None, where), weight, _drop(where, class_axis)
+    return _Aligned(logits, Labels(dense, None, where), weight, _drop(where, class_axis))
 
 
 def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array | None, Array | None]:
@@ -160,12 +164,8 @@ def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array
     if u is not None:
         u = guard(jax.lax.convert_element_type(u, logits.dtype), "class_weight")
         u = nan_outside(u, jnp.max(u))  # Also where the label is of a class whose weight is in order.
-        u = u.reshape(_by_class(logits, class_axis))
+        u = along(u, logits, class_axis)
     return logits, where, u
-
-
-def _by_class(logits: Array, class_axis: int) -> list[int]:
-    return [logits.shape[a] if a == class_axis else 1 for a in range(logits.ndim)]
 
 
 def _drop(values: Array | None, class_axis: int) -> Array | None:

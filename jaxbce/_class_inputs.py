@@ -70,7 +70,7 @@ def admit_classes(
         array,
         values,
         _class_weight(function, class_weight, classes, array),
-        admit_smoothing(function, label_smoothing),
+        admit_smoothing(Target(function, "logits", array), label_smoothing),
         mask,
     )
     axes = admit_reduction(function, reduction, axis, losses.ndim)

@@ -59,7 +59,7 @@ def admit(
         within(function, "labels", _labels(target, labels), mask, array),
         {name: _parameter(target, name, value, mask) for name, value in parameters.items()},
         admit_weight(target, "weight", weight, mask),
-        admit_smoothing(function, label_smoothing),
+        admit_smoothing(target, label_smoothing),
         mask,
     )
     return given, admit_reduction(function, reduction, axis, array.ndim)
@@ -118,40 +118,46 @@ def admit_mask(target: Target, where: ArrayLike | None) -> Array | None:
     return mask
 
 
-def admit_smoothing(function: str, label_smoothing: ArrayLike) -> Array | None:
+def admit_smoothing(target: Target, label_smoothing: ArrayLike) -> Array | None:
     """A scalar in [0, 1]; None for the number 0, which spares its cost."""
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return None
-    return admit_scalar(function, "label_smoothing", label_smoothing)
+    return admit_scalar(target, "label_smoothing", label_smoothing)
 
 
-def admit_scalar(function: str, name: str, value: ArrayLike) -> Array:
+def admit_scalar(target: Target, name: str, value: ArrayLike) -> Array:
     """One number in the domain of `name`."""
-    array = admit_values(function, name, value)
+    array = admit_values(target.function, name, value)
     if array.shape != ():
-        raise ValueError(f"{function}: {name} must be a scalar, got shape {array.shape}.")
-    return within(function, name, array, None, array)
+        raise ValueError(f"{target.function}: {name} must be a scalar, got shape {array.shape}.")
+    return within(target.function, name, array, None, target.array)
 
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:
     if isinstance(value, Array):
         return value
+    leaves = jax.tree.leaves(value)
     try:
         # Numbers written inside a traced function stay readable, and so are checked like any other.
-        readable = all(map(is_readable, jax.tree.leaves(value)))
+        readable = all(map(is_readable, leaves))
         with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
             array = jnp.asarray(value)
     except OverflowError as error:
         raise ValueError(f"{function}: {name} must fit a dtype, got {value!r:.40}: {error}. {_LARGE}") from None
     except (TypeError, ValueError) as error:
         raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != array.dtype and value.dtype.kind in "iu":
-        # Without x64, 64-bit integers are cut off to 32 bits, and an index that names no class may come to name one.
-        info = np.iinfo(array.dtype)
-        if value.size and (value.min() < info.min or value.max() > info.max):
-            extremes = f"got {value.dtype} from {value.min()} to {value.max()}"
-            raise ValueError(f"{function}: {name} must fit {array.dtype}, {extremes}. {_LARGE}")
+    if array.dtype.kind in "iu":
+        for leaf in leaves:
+            if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype != array.dtype:
+                _refuse_cut(function, name, leaf, np.iinfo(array.dtype))
     return array
+
+
+def _refuse_cut(function: str, name: str, value: np.ndarray | np.generic, info: np.iinfo) -> None:
+    """Without x64, 64-bit integers are cut off to 32 bits, and an index that names no class may come to name one."""
+    if value.size and (value.min() < info.min or value.max() > info.max):
+        extremes = f"got {value.dtype} from {value.min()} to {value.max()}"
+        raise ValueError(f"{function}: {name} must fit {info.dtype}, {extremes}. {_LARGE}")
 
 
 @functools.cache

@@ -40,7 +40,8 @@ def linear_binary_cross_entropy(
         binary_cross_entropy_with_logits(features @ kernel + bias, labels, ...)
 
     in value and every derivative, to rounding. Value and gradients are computed in one pass over the kernel, in forward
-    and reverse mode; those of arguments that are not differentiated (a frozen kernel) are not computed.
+    and reverse mode ("none" computes each chunk again on the way back); those of arguments that are not differentiated
+    (a frozen kernel) are not computed.
 
     Domain:
         As `binary_cross_entropy_with_logits`, for the logits that the product gives: ±inf and NaN in features or kernel
@@ -135,7 +136,10 @@ def _from_head(given: AdmittedHead, *, options: HeadOptions) -> Array:
 
 
 def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, Arrays]:
-    """What serves every chunk, in the dtype that is computed in, and what a chunk takes a part of, as it is."""
+    """What serves every chunk, in the dtype that is computed in, and what a chunk takes a part of, as it is.
+
+    The gradients of the former add up over the chunks in their dtype, those of the latter are written chunk by chunk.
+    """
     (batch, _), labels = given.features.shape, given.kernel.shape[1]
     dtype = compute_dtype(given.features, given.kernel)
     shared, by_label = {"features": given.features.astype(dtype)}, {"kernel": given.kernel}
@@ -152,9 +156,9 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
         elif name == "weight":
             example_weight = spread(guard(value.reshape(-1).astype(dtype), "weight"), example_weight)
         else:
-            shared[name] = value
+            shared[name] = value.astype(dtype)
     if given.label_smoothing is not None:
-        shared["label_smoothing"] = given.label_smoothing
+        shared["label_smoothing"] = given.label_smoothing.astype(dtype)
     if given.positives is not None:
         number = labels * devices(label_axes)
         stray = is_stray(given.positives, number, PADDING)

@@ -25,7 +25,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxbce._alignment import Admitted, align, fit
 from jaxbce._logit_loss import hard_logit_loss, logit_loss
 from jaxbce._manual_axes import alike
-from jaxbce._numerics import product
+from jaxbce._numerics import nan_outside, product
 from jaxbce._positives import multi_hot
 from jaxbce._reduction import weigh
 
@@ -55,9 +55,10 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
     if hot.dtype == jnp.bool_ and "label_smoothing" not in given:
         losses = hard_logit_loss(logits, hot)
         if pos_weight is not None:
-            # NaN where the weight is, and no function of it: the loss of a negative, inf perhaps, is not its slope.
-            one = jnp.where(jnp.isnan(pos_weight), jnp.nan, jnp.ones_like(pos_weight))
-            losses = product(jnp.where(hot, pos_weight, one), losses)
+            # It meets no loss of a negative, inf perhaps, which would be its slope; but a NaN, which it is outside its
+            # domain, makes that NaN too.
+            weighed = product(pos_weight, jnp.where(hot, losses, jnp.zeros_like(losses)))
+            losses = jnp.where(hot, weighed, nan_outside(losses, pos_weight))
     else:
         losses = logit_loss(logits, aligned.labels, pos_weight)
     rows = jnp.sum(weigh(losses, aligned.weight), 1)

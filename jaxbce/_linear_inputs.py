@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
+from jaxbce._alignment import compute_dtype
 from jaxbce._inputs import Target, admit_floating, admit_smoothing, admit_values, admit_weight
 from jaxbce._manual_axes import admit_axes, devices
 from jaxbce._options import admit_reduction, admit_size
@@ -73,7 +74,7 @@ def admit_head(
             f"{label_axis_name!r}. One splits the batch, the other the labels."
         )
     shape = x.shape[0], k.shape[1]
-    logits = jax.ShapeDtypeStruct(shape, x.dtype)
+    logits = jax.ShapeDtypeStruct(shape, compute_dtype(x, k))
     target = Target(function, "features @ kernel", logits)
     given = AdmittedHead(
         x,
@@ -83,7 +84,7 @@ def admit_head(
         None if bias is None else _bias(function, bias, shape[1]),
         admit_weight(target, "pos_weight", pos_weight, None),
         admit_weight(target, "weight", weight, None),
-        admit_smoothing(function, label_smoothing),
+        admit_smoothing(target, label_smoothing),
     )
     admit_reduction(function, reduction, None, 1)
     if reduction == "weighted_mean" and given.weight is None:
@@ -99,7 +100,7 @@ def _labels(target: Target, value: ArrayLike) -> Array:
             f"{target.function}: labels must have the shape of {target.name}, {shape}, got {array.shape}. "
             "The indices of the labels that are on go into `positives`."
         )
-    return within(target.function, "labels", array, None, array)
+    return within(target.function, "labels", array, None, target.array)
 
 
 def _bias(function: str, value: ArrayLike, labels: int) -> Array:

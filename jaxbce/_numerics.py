@@ -2,11 +2,10 @@
 
 Functions act elementwise on floating arrays of one dtype and one shape.
 
-Two habits run through this file and those that stand on it (`_logit_loss`, `_prob_loss`, `_modulated_loss`,
-`_softmax_loss`), which together hold every custom derivative rule of the package. The binary losses are built from
-arithmetic, `minimum`, `maximum` and `sign`, without a select or a comparison: XLA on CPU then fuses a loss and its
-reduction into one pass. And derivatives are closed forms, which are differentiable in turn: nothing is left to autodiff
-where it would meet 0·inf, inf - inf or the kink of |x| at 0.
+Two habits run through this file and those that stand on it. The values of plain and weighted binary cross-entropy are
+built from arithmetic, `minimum`, `maximum` and `sign`, without a select or a comparison: XLA on CPU then fuses a loss
+and its reduction into one pass. And derivatives are closed forms, which are differentiable in turn: nothing is left to
+autodiff where it would meet 0·inf, inf - inf or the kink of |x| at 0.
 """
 
 import dataclasses

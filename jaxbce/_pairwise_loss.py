@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from jaxbce._alignment import compute_dtype
 from jaxbce._manual_axes import alike, devices, sum_over
 from jaxbce._numerics import Tangent, sigmoid, softplus
 
@@ -92,7 +93,7 @@ def _pass(pairs: Pairs, plan: Plan, wanted: tuple[bool, ...]) -> _Sums:
     are devices it is home and complete, and nothing was kept on the way.
     """
     x, y, scale, bias = pairs
-    dtype = jnp.float64 if jnp.float64 in (x.dtype, y.dtype) else jnp.float32
+    dtype = compute_dtype(x, y)
     scale, bias = (jax.lax.convert_element_type(value, dtype) for value in (scale, bias))
     rows, by_x, by_y, _ = alike((*(jnp.zeros(shape, dtype) for shape in (x.shape[:1], x.shape, y.shape)), x))
     gradients = zip((by_x, by_y, rows, rows), wanted, strict=True)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from jaxbce._numerics import Tangent, coefficients, directional, nan_outside
 
@@ -30,12 +31,11 @@ def _quotient(a: Array, x: Array) -> Array:
 
 @functools.partial(_quotient.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    a, x = primals
-    return _quotient(a, x), directional(
-        (lambda: _reciprocal(x), tangents[0]),
-        # (a/x)/x is 0 at a = 0, where a/x² would meet 0·inf: 1/x² overflows long before 1/x.
-        (lambda: -_quotient(_quotient(a, x), x), tangents[1]),
-    )
+    (a, x), (a_tangent, x_tangent) = primals, tangents
+    quotient = _quotient(a, x)
+    # -a/x² overflows long before a/x, and would meet 0·inf in a tangent that is 0. So the tangent comes in between.
+    x_tangent = x_tangent if isinstance(x_tangent, SymbolicZero) else quotient * x_tangent
+    return quotient, directional((lambda: _reciprocal(x), a_tangent), (lambda: -_reciprocal(x), x_tangent))
 
 
 def _reciprocal(x: Array) -> Array:

@@ -1,6 +1,7 @@
 """From losses to what is returned: weight, mask, and the one mean of the package, `Average`."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -66,12 +67,8 @@ class Average:
         target = Target("Average.of", "losses", array)
         mask = admit_mask(target, where)
         weights = admit_weight(target, "weight", weight, mask)
-        axes = admit_axis(target.function, axis, array.ndim)
-        mask = None if mask is None else spread(mask, array)
-        values = fit(array, array, mask, 0.0)
-        if weights is not None:
-            weights = guard(fit(weights, array, mask, 0.0), "weight")
-        return _average(weigh(values, weights), weights, mask, axes)
+        average: Average = _average_of(array, weights, mask, axis=admit_axis(target.function, axis, array.ndim))
+        return average
 
     def __add__(self, other: "Average") -> "Average":
         if not isinstance(other, Average):
@@ -94,6 +91,16 @@ class Average:
         """Σ wℓ / Σ w; 0, with zero gradient, where nothing was included; NaN where Σ w has overflowed."""
         nothing, overflow = self.weight == 0, self.weight == jnp.inf
         return jnp.where(overflow, jnp.nan, self.total / jnp.where(nothing, 1, self.weight))
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _average_of(losses: Array, weight: Array | None, where: Array | None, *, axis: tuple[int, ...] | None) -> Average:
+    """The average of admitted arguments."""
+    mask = None if where is None else spread(where, losses)
+    values = fit(losses, losses, mask, 0.0)
+    if weight is not None:
+        weight = guard(fit(weight, losses, mask, 0.0), "weight")
+    return _average(weigh(values, weight), weight, mask, axis)
 
 
 def weigh(losses: Array, weight: Array | None) -> Array:

@@ -99,7 +99,7 @@ def _slope(x: Array, labels: Labels, axis: int) -> Array:
         height, at = labels.spike
         rest = others - (exp_label(x, greatest, labels.spike, axis) - 1.0)
         at_label = -height * (rest / (1.0 + others))
-        slope = jnp.where(numbered(x, axis, at.dtype) == at, at_label, height / (1.0 + others) * jnp.exp(distance))
+        slope = jnp.where(_is_label(x, at, axis), at_label, height / (1.0 + others) * jnp.exp(distance))
         return _kept(slope, labels.where, axis)
     every, own = 1.0 + others, jnp.exp(distance)
     rest = jnp.where(distance == 0.0, others, every - own)
@@ -114,7 +114,11 @@ def _coefficients(labels: Labels, x: Array, axis: int) -> Array:
     if labels.spike is None:
         return dense
     height, at = labels.spike
-    return dense + jnp.where(numbered(x, axis, at.dtype) == at, height, jnp.zeros_like(height))
+    return dense + jnp.where(_is_label(x, at, axis), height, jnp.zeros_like(height))
+
+
+def _is_label(x: Array, at: Array, axis: int) -> Array:
+    return numbered(x, axis, at.dtype) == at
 
 
 def _kept(values: Array, where: Array | None, axis: int) -> Array:

@@ -3,11 +3,12 @@
     S = Σ_{c not the maximum} exp(x_c - max(x))
 
 The 1 that the maximum contributes to the sum of exponentials stays out, so that a sure prediction keeps its small loss:
-log(1 + S) would be 0 from S = 6e-8 on. Of k equal maxima, k - 1 count in S. What is reduced over the classes is made of
-arithmetic, `minimum` and `sign` alone: XLA on CPU then stores none of it.
+log(1 + S) would be 0 from S = 6e-8 on. Of k equal maxima, k - 1 count in S. What is reduced over the classes is made
+without a select or a comparison: XLA on CPU then stores none of it.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -32,7 +33,7 @@ class Rows(NamedTuple):
     """What a softmax needs to know of each entry. Arrays with one class."""
 
     greatest: Array  # max(x), or the largest finite number of its sign
-    reach: Array  # multiplies max(x) - x: 2, which overflows to inf, where max(x) is infinite; else 1
+    reach: Array  # multiplies max(x) - x, which overflows to inf where max(x) is infinite; else 1
     others: Array  # S
 
 
@@ -87,7 +88,9 @@ def rows_of(x: Array, spike: Spike | None, axis: int) -> Rows:
         distances = (below(part, greatest, 0.5) for part, _ in parts)
         others = jnp.where(every < 2.0, _sum((-jnp.sign(d) * jnp.exp(d) for d in distances), axis), every - 1.0)
     undefined = (maximum == -jnp.inf) | ((maximum == jnp.inf) & (others != 0.0))
-    reach = jnp.where(maximum == jnp.inf, 2.0, jnp.ones_like(maximum))
+    # The least distance below the largest number, times its root, overflows; what a compiler makes of the root and the
+    # other factors of a distance does not.
+    reach = jnp.where(maximum == jnp.inf, math.sqrt(largest), jnp.ones_like(maximum))
     # S is 0 or NaN where it is not divided by 1. XLA on CPU computes a division once for all that need it, and
     # otherwise would store the exponentials that S is made of, and add them up for each.
     return Rows(greatest, reach, jnp.where(undefined, jnp.nan, others) / reach)
@@ -105,4 +108,9 @@ def at_class(values: Array, index: Array, axis: int) -> Array:
 
 def numbered(x: Array, axis: int, dtype: DTypeLike) -> Array:
     """0, 1, ... along the axis of the classes."""
-    return jnp.arange(x.shape[axis], dtype=dtype).reshape([x.shape[a] if a == axis else 1 for a in range(x.ndim)])
+    return along(jnp.arange(x.shape[axis], dtype=dtype), x, axis)
+
+
+def along(by_class: Array, x: Array, axis: int) -> Array:
+    """A value for each class, as an array of the rank of x, with one entry."""
+    return by_class.reshape([x.shape[a] if a == axis else 1 for a in range(x.ndim)])

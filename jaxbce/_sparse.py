@@ -30,8 +30,8 @@ def sparse_binary_cross_entropy_with_logits(
     r"""Binary cross-entropy of many labels of which few are on, and those are named by their indices.
 
     `binary_cross_entropy_with_logits` on the labels that are 1 at the positives and 0 elsewhere, in value and every
-    derivative, without an array of such labels to build and to feed. With P = the set of the positives of an example,
-    x = logits, w = pos_weight and v = weight::
+    derivative, without an array of such labels to build and to feed (inside, they are bools for a while). With P = the
+    set of the positives of an example, x = logits, w = pos_weight and v = weight::
 
         Σ_{l in P} v_l·w_l·log(1 + exp(-x_l))  +  Σ_{l not in P} v_l·log(1 + exp(x_l))
 
@@ -40,8 +40,8 @@ def sparse_binary_cross_entropy_with_logits(
 
     Domain:
         Any logit, exact in both tails. An index that occurs twice counts once. An index of L or more is refused; under
-        a transform, where no value can be read, the loss of its example is NaN, never that of another label (see
-        Raises).
+        a transform, where no value can be read, the loss of its example is NaN, never that of another label, and so is
+        whatever that loss is reduced into, and the whole gradient of it (see Raises).
 
     Args:
         logits: floating, [..., L]: unnormalised log-odds of each label.
@@ -87,7 +87,7 @@ def sparse_binary_cross_entropy_with_logits(
     indices = admit_positives(function, positives, array.shape[:-1], array.shape[-1], examples)
     parameters = {"pos_weight": admit_weight(target, "pos_weight", pos_weight, mask)}
     weights = admit_weight(target, "weight", weight, mask)
-    given = Admitted(array, indices, parameters, weights, admit_smoothing(function, label_smoothing), mask)
+    given = Admitted(array, indices, parameters, weights, admit_smoothing(target, label_smoothing), mask)
     axes = admit_reduction(function, reduction, axis, array.ndim)
     loss: Array = _from_positives(given, axis=axes, reduction=reduction)
     return loss

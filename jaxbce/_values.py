@@ -77,7 +77,8 @@ def refuse(
     if is_readable(value) and (mask is None or is_readable(mask)):
         outside, low, high = _read(rule, value, mask)
         if outside:
-            raise ValueError(f"{words}, got values from {low} to {high}. {remedy}")
+            # As NumPy writes them: as Python's floats, float32 numbers have too many digits.
+            raise ValueError(f"{words}, got values from {low!s} to {high!s}. {remedy}")
         return value
     facts = _found(rule, value, None) if mask is None else _found(rule, spread(value, like), spread(mask, like))
     outside, low, high = facts

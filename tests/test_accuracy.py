@@ -79,6 +79,13 @@ def losses(x, y, w):
     return jaxbce.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction="none")
 
 
+def losses_in_a_reduction(x, y, w):
+    """Each in the loop that sums it up with 128 others, which are exactly 0: many, or of odd number, have it so."""
+    logits = jnp.full((x.size, 129), jnp.inf, x.dtype).at[:, 0].set(x)
+    labels = jnp.ones_like(logits).at[:, 0].set(y)
+    return jaxbce.binary_cross_entropy_with_logits(logits, labels, pos_weight=w, axis=-1, reduction="sum")
+
+
 def slopes(x, y, w):
     return jax.grad(lambda x: losses(x, y, w).sum())(x)
 
@@ -95,7 +102,9 @@ def test_logit_loss(seed, dtype, w, soft):
     y = draw_labels(seed, x, soft)
     bar = 3.5 if w is None else 6 if soft else 5
     w = None if w is None else dtype(w)
-    assert_within(both_ways(losses, x, y, w), exactly(oracle.mp_logit_loss, x, y, w, dtype), w, bar, x, y)
+    exact = exactly(oracle.mp_logit_loss, x, y, w, dtype)
+    for function in (losses, losses_in_a_reduction):
+        assert_within(both_ways(function, x, y, w), exact, w, bar, x, y)
 
 
 @with_dtype

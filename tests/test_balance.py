@@ -61,6 +61,9 @@ def test_max_weight():
     assert pos_weight_from_labels(labels, max_weight=10) == 10
     assert jax.jit(lambda m: pos_weight_from_labels(labels, max_weight=m))(10.0) == 10
     assert np.isnan(jax.jit(lambda m: pos_weight_from_labels(labels, max_weight=m))(-10.0))
+    assert pos_weight_from_labels(labels, max_weight=np.float64(1e39)) == 99
+    with pytest.raises(ValueError, match="max_weight must be finite"):
+        pos_weight_from_labels(labels.astype(jnp.float32), max_weight=np.float64(1e39))
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])

@@ -29,10 +29,13 @@ def test_speed(tmp_path):
 
 
 def test_many_labels():
-    *_, row = rows("large.py", "--sizes 500 1000 --seconds 0 --losses frozen --without torch")
-    assert row[:4] == ["linear, frozen kernel", "1,000", "256", "128"]
-    assert float(row[4]) > 0
-    assert 0 < float(row[7]) < float(row[8])
+    *_, frozen, beside_whole = rows("large.py", "--sizes 500 1000 --seconds 0 --losses frozen --without torch")
+    assert [frozen[0], beside_whole[0]] == ["linear, frozen kernel", "linear, frozen kernel (not theirs)"]
+    for row in (frozen, beside_whole):
+        assert row[1:4] == ["1,000", "256", "128"]
+        assert float(row[4]) > 0
+        assert 0 < float(row[7]) < float(row[8])
+    assert frozen[7] == beside_whole[7]
 
 
 def test_all_pairs():

@@ -63,6 +63,19 @@ def test_certain_probabilities(p, y, loss, slope, curvature):
         np.testing.assert_allclose(jax.hessian(binary_cross_entropy)(x, y), curvature, rtol=tolerance)
 
 
+def test_the_slope_of_the_slope_by_the_label_at_tiny_probabilities():
+    """∂²ℓ/∂p∂y = -1/(p·(1 - p)), where ∂²ℓ/∂p² overflows: in forward mode, which asks for the one alone."""
+    for p in (1e-10, 1e-25, 1e-37, 0.5):
+
+        def slope(y, p=p):
+            return jax.grad(binary_cross_entropy)(jnp.float32(p), y)
+
+        expected = -1 / (p * (1 - p))
+        np.testing.assert_allclose(jax.jvp(slope, (jnp.float32(1),), (jnp.float32(1),))[1], expected, rtol=1e-6)
+        mixed = jax.jacfwd(jax.grad(binary_cross_entropy), 1)(jnp.float32(p), jnp.float32(1))
+        np.testing.assert_allclose(mixed, expected, rtol=1e-6)
+
+
 def test_a_probability_may_be_half_precision_and_certain():
     """PyTorch's float16 gradient is NaN here."""
     p, y = jnp.asarray([0.0, 1.0, 0.0], jnp.float16), jnp.asarray([0.0, 1.0, 0.25], jnp.float16)

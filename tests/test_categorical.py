@@ -182,6 +182,10 @@ def test_impossible_classes_leave_finite_values_and_derivatives():
 def test_infinite_logits():
     assert cross_entropy([0.0, INF, 1.0], 1) == 0
     assert cross_entropy([0.0, INF, 1.0], 0) == INF
+    for dtype in (np.float32, np.float64):
+        most = np.nextafter(np.finfo(dtype).max, dtype(0))
+        assert cross_entropy(np.array([INF, most], dtype), 1) == INF
+        assert cross_entropy(np.array([INF, most], dtype), 0) == 0
     np.testing.assert_array_equal(jax.grad(cross_entropy)(jnp.float32([0, INF, 1]), 0), [-1, 1, 0])
     np.testing.assert_array_equal(jax.grad(cross_entropy)(jnp.float32([0, INF, 1]), 1), [0, 0, 0])
     for undefined in ([INF, INF, 0.0], [-INF, -INF, -INF], [NAN, 0.0, 1.0]):
@@ -336,6 +340,13 @@ def test_64_bit_indices_are_not_cut_off_to_32():
             class_weight_from_counts(np.array([2**32 + 10, 10]))
         with pytest.raises(ValueError, match="binary_cross_entropy_with_logits: labels must fit int32"):
             binary_cross_entropy_with_logits(np.zeros(2, np.float32), t)
+        with pytest.raises(ValueError, match="cross_entropy: labels must fit"):
+            cross_entropy(x, list(t))
+        with pytest.raises(ValueError, match="cross_entropy: labels must fit int32"):
+            cross_entropy(x[:, None], [t[:1], t[1:]])
+        with pytest.raises(ValueError, match="cross_entropy: labels must fit int32"):
+            jax.jit(lambda zero: cross_entropy(x, [zero, t[1]]))(0)
+        assert cross_entropy(x, list(np.array([1, 2]))) == pytest.approx(np.log(3), rel=1e-6)
         assert cross_entropy(x, np.array([1, 2])) == pytest.approx(np.log(3), rel=1e-6)
 
 

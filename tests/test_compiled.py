@@ -68,6 +68,14 @@ def test_a_small_array_has_a_loop_of_its_own(row):
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
+@pytest.mark.parametrize("row", BINARY[:2], ids=lambda row: row.name)
+def test_a_mask_is_counted_as_bytes(row):
+    """A quarter of an array, beside the losses, or beside the gradient whose memory they take."""
+    assert stored(row, ("where",), lambda loss: loss) < 1.26
+    assert stored(row, ("where",), jax.value_and_grad) < 0.26
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
 def test_few_classes_are_taken_one_by_one():
     """Of an entry little is stored, and no exponential: in arrays of the size of the logits."""
     x, t = jax.ShapeDtypeStruct((16_000, 10), jnp.float32), jax.ShapeDtypeStruct((16_000,), jnp.int32)

@@ -349,6 +349,11 @@ def test_the_domain_is_that_of_the_dtype_that_is_computed_in():
             binary_cross_entropy_with_logits(X, Y, **{name: np.float64(1e39)})
     with refuses(ValueError, "labels", "lie in"):
         binary_cross_entropy_with_logits(X.astype(np.float64), labels)
+    smoothing = np.float64(1 + 1e-12)
+    smoothed = binary_cross_entropy_with_logits(X, Y, label_smoothing=smoothing)
+    assert smoothed == binary_cross_entropy_with_logits(X, Y, label_smoothing=1)
+    with refuses(ValueError, "label_smoothing", "lie in"):
+        binary_cross_entropy_with_logits(X.astype(np.float64), Y, label_smoothing=smoothing)
 
 
 def test_average_refuses_in_the_same_words():

@@ -319,15 +319,45 @@ def test_an_axis_in_a_list(rng):
     close(several[0], linear_binary_cross_entropy(x, k, labels))
 
 
-def test_an_infinite_negative_stays_out_of_the_gradient_by_pos_weight():
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_an_infinite_negative_stays_out_of_the_derivative_by_pos_weight(reduction):
     features, kernel = jnp.asarray([[1e200]]), jnp.asarray([[1e200, 1.0]])
     for labels in ({"positives": jnp.asarray([[1]])}, {"labels": jnp.asarray([[False, True]])}):
 
         def loss(w, labels=labels):
-            return linear_binary_cross_entropy(features, kernel, **labels, pos_weight=w, reduction="sum")
+            return linear_binary_cross_entropy(features, kernel, **labels, pos_weight=w, reduction=reduction).sum()
 
-        value, gradient = jax.value_and_grad(loss)(2.0)
-        assert (value, gradient) == (np.inf, 0.0)
+        assert jax.value_and_grad(loss)(2.0) == (np.inf, 0.0)
+        assert jax.jvp(loss, (2.0,), (1.0,)) == (np.inf, 0.0)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_gradients_of_narrow_options_add_up_in_the_dtype_of_the_loss(reduction, rng):
+    """A thousand chunks, of which bfloat16 would add up 256."""
+    x, k, c = draw(rng, labels=1000, dtype=np.float32)
+    positives = rng.integers(0, 1000, (B, 500))
+
+    def loss(w, s):
+        options = {"pos_weight": w, "label_smoothing": s, "reduction": reduction, "chunk_size": 1}
+        return linear_binary_cross_entropy(x, k, bias=c, positives=positives, **options).sum()
+
+    narrow = jax.grad(loss, (0, 1))(jnp.bfloat16(2), jnp.bfloat16(0.125))
+    wide = jax.grad(loss, (0, 1))(jnp.float32(2), jnp.float32(0.125))
+    assert all(gradient.dtype == jnp.bfloat16 for gradient in narrow)
+    close([gradient.astype(jnp.float32) for gradient in narrow], wide, 4e-3)
+
+
+def test_the_domain_is_that_of_the_dtype_that_is_computed_in(rng):
+    """The wider one of features and kernel."""
+    (x, k, c), dense = draw(rng, dtype=np.float32), np.ones((B, L))
+    assert fused(x, k, c, dense * (1 + 1e-12)) == fused(x, k, c, dense)
+    with pytest.raises(ValueError, match="weight must be finite"):
+        fused(x, k, c, dense, weight=np.float64(1e39))
+    wide = k.astype(np.float64)
+    assert np.isfinite(fused(x, wide, c, dense, weight=np.float64(1e39)))
+    for options in ({"pos_weight": np.float64(-1e-50)}, {"label_smoothing": np.float64(1 + 1e-12)}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must"):
+            fused(x, wide, c, dense, **options)
 
 
 def test_outside_the_domain_under_jit_is_nan(rng):

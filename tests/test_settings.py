@@ -186,6 +186,11 @@ def test_eager_calls_leave_no_nan_to_debug():
         close(first(given), numbers("float32", False)[0], 2e-6)
 
 
+def test_an_eager_average_leaves_no_infinity_to_debug():
+    with configured(**DEFAULTS | {"jax_debug_infs": True}):
+        assert jaxbce.Average.of([3.0, 1.0], weight=[1.0, 0.0]).value == 3.0
+
+
 @pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 def test_infinite_values_leave_no_nan_to_debug(row):
     x, y = jnp.float32([*row.extremes[:1], *row.extremes[-1:]] * 2), jnp.array([0, 0, 1, 1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbce import Average
+from jaxbce import Average, pos_weight_from_labels
 from tests.losses import FAMILIES
 
 every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
@@ -96,7 +96,10 @@ def test_explicit_sharding(row, rng):
     def average(x):
         return Average.of(x, where=[True, True, False]).value
 
-    expected.append(average(x))
+    def balance(y):
+        return pos_weight_from_labels(y, where=options["where"], axis=0)
+
+    expected += [average(x), balance(y)]
     enter = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it was called before jax 0.7
     with enter(mesh):
         x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data", None))) for a in (x, y))
@@ -104,5 +107,6 @@ def test_explicit_sharding(row, rng):
             jax.jit(jax.value_and_grad(lambda x, y: row(x, y, **options)))(x, y),
             jax.jit(jax.value_and_grad(lambda x: row(x, 1)))(x),
             jax.jit(average)(x),
+            jax.jit(balance)(y),
         ]
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-6)
