@@ -26,7 +26,9 @@ def apart(losses: Callable[..., Array], *, stored: bool = False) -> Callable[...
     @functools.partial(apart_losses.defjvp, symbolic_zeros=True)
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         leaves, structure = jax.tree.flatten(primals)
-        afresh = jax.lax.optimization_barrier([_lift(leaf) for leaf in leaves])
+        # One barrier for each: a common one would give all of them a tangent where one has it, and 0 times a slope that
+        # overflows is NaN.
+        afresh = [jax.lax.optimization_barrier(_lift(leaf)) for leaf in leaves]
         changes = {i: _lift(t) for i, t in enumerate(jax.tree.leaves(tangents)) if not isinstance(t, SymbolicZero)}
 
         def moved(moving: dict[int, Array]) -> Array:

@@ -10,6 +10,7 @@ from jax import Array
 from jaxbce._alignment import Admitted, Aligned, align, fit, spread
 from jaxbce._apart import apart
 from jaxbce._loops import in_one_loop
+from jaxbce._manual_axes import alike
 from jaxbce._numerics import included
 from jaxbce._reduction import number_reduced, reduce, weigh
 from jaxbce._typing import Reduction
@@ -40,6 +41,7 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
         # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
         def core(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
+            given = alike(given)
             like = given.predictions
             where = None if given.where is None else spread(given.where, like)
             weight = None if given.weight is None else fit(given.weight, like, where, 0.0)

@@ -90,7 +90,10 @@ class Average:
     def value(self) -> Array:
         """Σ wℓ / Σ w; 0, with zero gradient, where nothing was included; NaN where Σ w has overflowed."""
         nothing, overflow = self.weight == 0, self.weight == jnp.inf
-        return jnp.where(overflow, jnp.nan, self.total / jnp.where(nothing, 1, self.weight))
+        quotient = self.total / jnp.where(nothing, 1, self.weight)
+        # Label smoothing leaves a total where the weight, which is that of the labels before it, is 0.
+        quotient = jnp.where(nothing & ~jnp.isnan(quotient), 0, quotient)
+        return jnp.where(overflow, jnp.nan, quotient)
 
 
 @functools.partial(jax.jit, static_argnames="axis")

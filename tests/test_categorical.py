@@ -305,6 +305,23 @@ def test_nothing_included_is_0_with_gradient_0(reduction):
     assert cross_entropy(jnp.zeros((2, C)), 1, class_weight=jnp.zeros(C), reduction=reduction).sum() == 0
 
 
+@pytest.mark.parametrize("reduction", ["mean", "weighted_mean"])
+def test_a_mean_of_no_weight_is_0_whatever_smoothing_leaves(reduction):
+    """The classes that no label names have weight, and a part of every smoothed label."""
+
+    def mean(x, label=0):
+        weight = np.array([0.0, 1, 1])
+        return cross_entropy(x, label, class_weight=weight, label_smoothing=0.1, reduction=reduction)
+
+    for x in ([[1.0, 2, 3]] * 4, [[INF, 2, 3]]):
+        value, gradient = jax.value_and_grad(mean)(jnp.array(x))
+        assert value == 0
+        assert (gradient == 0).all()
+    for unknown in ([[NAN, 2, 3]], [[INF, INF, 3]]):
+        assert np.isnan(mean(jnp.array(unknown)))
+    assert np.isnan(jax.jit(mean)(jnp.zeros((1, 3)), 7))
+
+
 def test_empty_batches():
     empty = jnp.zeros((0, C), jnp.float32)
     assert np.isnan(cross_entropy(empty, jnp.zeros(0, jnp.int32)))

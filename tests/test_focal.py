@@ -235,3 +235,27 @@ def test_refusals(loss, parameter, bad):
     value, slope = jax.jit(lambda p: jax.value_and_grad(loss)(0.5, 0, **{parameter: p}))(bad)
     assert np.isnan(value)
     assert np.isnan(slope)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        functools.partial(sigmoid_focal_loss, gamma=0.5),
+        sigmoid_focal_loss,
+        functools.partial(asymmetric_loss, margin=0.0),
+        functools.partial(asymmetric_loss, gamma_pos=0.5, gamma_neg=2.5),
+    ],
+)
+def test_third_and_fourth_derivatives_at_sure_predictions(loss):
+    """Where σ(x)² underflows float32, beside what they are in float64."""
+    x = np.array([-120.0, -87.0, -60.0, -45.0, -30.0, 20.0, 30.0, 45.0, 60.0, 87.0, 120.0])
+    x, y = (grid.ravel() for grid in np.meshgrid(x, [0.0, 1.0, 0.3]))
+    third = jax.grad(jax.grad(jax.grad(loss)))
+
+    @jax.jit
+    @jax.vmap
+    def derivatives(x, y):
+        return jax.value_and_grad(third)(x, y)
+
+    for found, expected in zip(derivatives(x.astype(np.float32), y), derivatives(x, y), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-30)

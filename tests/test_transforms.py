@@ -84,6 +84,27 @@ def test_sharded_over_devices(row, rng):
 
 @pytest.mark.cpu
 @every_loss
+def test_derivatives_inside_shard_map_by_what_is_the_same_on_every_device(row, rng):
+    devices = jax.devices("cpu")
+    n, same = 4 * len(devices), {"pos_weight": 2.0, "weight": jnp.array([1.0, 2.0, 3.0]), "label_smoothing": 0.1}
+    x, y = jnp.asarray(row.draw(rng, (n, 3))), jnp.asarray(rng.random((n, 3)))
+
+    def loss(same, x, y):
+        return row(x, y, reduction="sum", **same)
+
+    def inside(same, x, y):
+        gradient = jax.grad(lambda same: jax.lax.psum(loss(same, x, y), "data"))(same)
+        return gradient, jax.lax.psum(jax.jvp(lambda same: loss(same, x, y), (same,), (same,))[1], "data")
+
+    over, replicated = PartitionSpec("data"), PartitionSpec()
+    mesh = Mesh(np.asarray(devices), ("data",))
+    mapped = jax.shard_map(inside, mesh=mesh, in_specs=(replicated, over, over), out_specs=replicated)
+    expected = jax.grad(loss)(same, x, y), jax.jvp(lambda same: loss(same, x, y), (same,), (same,))[1]
+    chex.assert_trees_all_close(jax.device_get(jax.jit(mapped)(same, x, y)), jax.device_get(expected), rtol=1e-12)
+
+
+@pytest.mark.cpu
+@every_loss
 def test_explicit_sharding(row, rng):
     """Axes of type Explicit: no argument that is broadcast may forget how the predictions lie."""
     devices = jax.devices("cpu")
