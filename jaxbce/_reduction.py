@@ -92,7 +92,8 @@ class Average:
         nothing, overflow = self.weight == 0, self.weight == jnp.inf
         quotient = self.total / jnp.where(nothing, 1, self.weight)
         # Label smoothing leaves a total where the weight, which is that of the labels before it, is 0.
-        quotient = jnp.where(nothing & ~jnp.isnan(quotient), 0, quotient)
+        left = nothing & (quotient != 0) & ~jnp.isnan(quotient)
+        quotient = jnp.where(left, 0, quotient)
         return jnp.where(overflow, jnp.nan, quotient)
 
 
