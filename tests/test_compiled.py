@@ -14,6 +14,7 @@ pytestmark = pytest.mark.cpu  # Other compilers fuse what they see fit.
 LARGE = 2**21
 """Entries from which on a loss and its reduction are one loop."""
 
+since_0_10 = pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
 every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 every_binary_loss = pytest.mark.parametrize("row", BINARY, ids=lambda row: row.name)
 
@@ -44,7 +45,7 @@ def test_a_step_stores_at_most_one_array(row):
     assert stored(row, (), jax.value_and_grad, LARGE - 16) < 1.1
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
+@since_0_10
 @every_binary_loss
 def test_value_and_gradient_are_computed_on_the_fly(row):
     """Value and slope share nothing that would have to be stored, and the value is taken into the reduction."""
@@ -59,7 +60,7 @@ def test_value_and_gradient_are_computed_on_the_fly(row):
                 assert stored(row, names, jax.value_and_grad) < most, names
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
+@since_0_10
 @pytest.mark.parametrize("row", BINARY[:2], ids=lambda row: row.name)
 def test_a_small_array_has_a_loop_of_its_own(row):
     """It stores the losses, unless their number is odd."""
@@ -67,7 +68,7 @@ def test_a_small_array_has_a_loop_of_its_own(row):
         assert abs(stored(row, (), lambda loss: loss, size) - most) < 0.01, size
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
+@since_0_10
 @pytest.mark.parametrize("row", BINARY[:2], ids=lambda row: row.name)
 def test_a_mask_is_counted_as_bytes(row):
     """A quarter of an array, beside the losses, or beside the gradient whose memory they take."""
@@ -75,7 +76,7 @@ def test_a_mask_is_counted_as_bytes(row):
     assert stored(row, ("where",), jax.value_and_grad) < 0.26
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
+@since_0_10
 def test_few_classes_are_taken_one_by_one():
     """Of an entry little is stored, and no exponential: in arrays of the size of the logits."""
     x, t = jax.ShapeDtypeStruct((16_000, 10), jnp.float32), jax.ShapeDtypeStruct((16_000,), jnp.int32)
