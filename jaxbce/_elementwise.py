@@ -8,7 +8,7 @@ import jax
 from jax import Array
 
 from jaxbce._alignment import Admitted, Aligned, align, fit, spread
-from jaxbce._apart import apart
+from jaxbce._apart import apart, stored
 from jaxbce._loops import in_one_loop
 from jaxbce._manual_axes import alike
 from jaxbce._numerics import included
@@ -30,13 +30,15 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
     """
 
     def decorate(mathematics: Callable[[Aligned], Array]) -> Core:
-        def losses(given: Admitted, *, fused: bool) -> Array:
+        def losses(given: Admitted, *, fused: bool = False) -> Array:
             aligned = align(given, safe_prediction, fused=fused)
             return included(weigh(mathematics(aligned), aligned.weight), aligned.where)
 
-        fused = apart(functools.partial(losses, fused=True))
-        stored = apart(functools.partial(losses, fused=False), stored=True)
-        returned = apart(functools.partial(losses, fused=False))
+        returned = apart(losses)
+        reduced = apart(losses, beside_derivative=stored(losses))
+        reduced_in_one_loop = apart(
+            losses, beside_derivative=stored(losses), alone=functools.partial(losses, fused=True)
+        )
 
         # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
@@ -49,7 +51,7 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
                 return returned(given)
             # A mask is a select.
             together = fusible and where is None and in_one_loop(like.size, number_reduced(like, axis))
-            return reduce((fused if together else stored)(given), weight, where, axis, reduction)
+            return reduce((reduced_in_one_loop if together else reduced)(given), weight, where, axis, reduction)
 
         return core
 
