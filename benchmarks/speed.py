@@ -34,7 +34,7 @@ Loss = Callable[..., Any]  # (reduction, *arrays) -> the loss
 Run = Callable[[], Any]  # one measured call, until its result is there
 
 TURNS = 7
-"""How many a row has at least."""
+"""How many a row has at least, if it is given any time: with none, one turn shows that everything runs."""
 
 
 # --- What is measured ---------------------------------------------------------------------------------------------
@@ -291,8 +291,9 @@ def take_turns(runs: dict[str, Run], seconds: float, pause: float = 0.0) -> dict
         run()  # the first call compiles, or finds its memory
         repeats[name] = max(1, round(2e-3 / _seconds(run, 1, pause)))
     turns: list[dict[str, float]] = []
+    least = TURNS if seconds else 1
     started = time.perf_counter()
-    while len(turns) < TURNS or time.perf_counter() - started < seconds:
+    while len(turns) < least or time.perf_counter() - started < seconds:
         # Each turn starts with another one, so that nobody always runs after the same neighbour.
         first = len(turns) % len(runs)
         order = [*runs][first:] + [*runs][:first]
