@@ -8,6 +8,9 @@ from typing import Final
 
 _LARGE: Final = 2**21
 """Entries from which on storing the losses takes longer than to compute them in the loop of the reduction."""
+_SMALL: Final = range(2**12, 2**14 + 1)
+"""Entries so few that waking the threads of a second loop takes longer than the losses do: one loop takes 0.7 to 0.9 of
+the time. Fewer than these XLA takes into no reduction."""
 _LONG: Final = 128
 """Entries of a row from which on that loop is not held up by the ends of rows: over rows of ten it takes 2 to 4 times
 as long, over rows of a thousand it is the faster."""
@@ -26,7 +29,7 @@ def in_one_loop(size: int, row: int) -> bool:
     """
     if not (isinstance(size, int) and isinstance(row, int)):
         return True
-    return row >= _LONG and (size >= _LARGE or not _even(size))
+    return row >= _LONG and (size >= _LARGE or size in _SMALL or not _even(size))
 
 
 def class_by_class(classes: int, entries: int) -> bool:

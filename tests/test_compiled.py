@@ -68,9 +68,9 @@ def test_the_gradient_takes_the_memory_of_the_losses(row):
 
 @since_0_10
 @pytest.mark.parametrize("row", BINARY[:2], ids=lambda row: row.name)
-def test_a_small_array_has_a_loop_of_its_own(row):
-    """It stores the losses, unless their number is odd."""
-    for size, most in ((LARGE - 16, 1), (LARGE - 1, 0), (LARGE, 0)):
+def test_losses_have_a_loop_of_their_own_where_it_is_faster(row):
+    """It stores them; not where they are few, where their number is odd, and from `LARGE` on."""
+    for size, most in ((2**12, 0), (2**14, 0), (2**14 + 16, 1), (LARGE - 16, 1), (LARGE - 1, 0), (LARGE, 0)):
         assert abs(stored(row, (), lambda loss: loss, size) - most) < 0.01, size
 
 
