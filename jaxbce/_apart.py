@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 Losses = Callable[..., Array]
 
 
-def apart(losses: Losses, *, beside_derivative: Losses | None = None, alone: Losses | None = None) -> Losses:
+def apart(losses: Losses, *, stored: bool = False, alone: Losses | None = None) -> Losses:
     """`losses`, elementwise, with derivatives that are computed from the arguments afresh.
 
     A training step reduces the losses in one loop and writes their slopes in another. Whatever the two have in common,
@@ -19,10 +19,12 @@ def apart(losses: Losses, *, beside_derivative: Losses | None = None, alone: Los
     logits, which costs more than to compute it twice. So the rule sees its arguments through an optimization barrier,
     behind which nothing is recognised as the same, and with a leading axis of 1, so that constants differ in shape.
 
-    Two other programs may compute the same losses faster: one `beside_derivative`, and one `alone`.
+    `stored` values come out of a loop of their own: of a long formula XLA would take the end alone into the loop of a
+    reduction, and store what that needs, which is several arrays. `alone` is what computes them where no derivative is
+    asked for.
     """
-    with_derivative = jax.custom_jvp(beside_derivative or losses)
-    without = jax.custom_jvp(alone or beside_derivative or losses)
+    values = _store(losses) if stored else losses
+    beside_derivative, without = jax.custom_jvp(values), jax.custom_jvp(alone or values)
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         leaves, structure = jax.tree.flatten(primals)
@@ -34,34 +36,31 @@ def apart(losses: Losses, *, beside_derivative: Losses | None = None, alone: Los
         def moved(moving: dict[int, Array]) -> Array:
             return losses(*jax.tree.unflatten(structure, [moving.get(i, leaf) for i, leaf in enumerate(afresh)]))
 
-        value, change = with_derivative(*primals), jax.jvp(moved, ({i: afresh[i] for i in changes},), (changes,))[1]
-        return value, change.reshape(value.shape) * _late_one(change)
+        value, change = beside_derivative(*primals), jax.jvp(moved, ({i: afresh[i] for i in changes},), (changes,))[1]
+        change = change.reshape(value.shape)
+        return value, change * _late_one(change) if stored else change
 
-    with_derivative.defjvp(rule, symbolic_zeros=True)
+    beside_derivative.defjvp(rule, symbolic_zeros=True)
     without.defjvp(rule, symbolic_zeros=True)
     return without
 
 
-def stored(losses: Losses) -> Losses:
-    """`losses` in a loop of their own: ended by a select, which changes nothing and which XLA takes into no reduction.
+def _store(losses: Losses) -> Losses:
+    """`losses`, ended by a select, which changes nothing and which XLA takes into no reduction."""
 
-    Of a long formula it would take the end alone, and store what that needs, which is several arrays.
-    """
-
-    def stored_losses(*args: Any) -> Array:
+    def stored(*args: Any) -> Array:
         values = losses(*args)
         return jnp.where(jnp.isnan(values), jnp.nan, values)
 
-    return stored_losses
+    return stored
 
 
 def _late_one(like: Array) -> Array:
     """1, which XLA on CPU computes by a kernel of its own, since it looks into no barrier.
 
-    So the loop of the slopes waits for a kernel, and the one that stores the losses does not and runs first. By the
-    time that the slopes are written the losses are reduced, and the slopes take their memory: no array beside the
-    gradient, and none of its pages is touched a first time twice. Value and gradient of ten million logits: 0.8 of the
-    time.
+    So the loop of the slopes waits for a kernel; the one that stores the losses does not, and runs first. By the time
+    that the slopes are written the losses are reduced, and the slopes take their memory: there is no array beside the
+    gradient, and its pages are fresh only once. Value and gradient of ten million logits take 0.8 of the time.
     """
     return jnp.sqrt(jax.lax.optimization_barrier(jnp.ones((), like.dtype)))
 

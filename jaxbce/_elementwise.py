@@ -7,9 +7,9 @@ from typing import Protocol
 import jax
 from jax import Array
 
-from jaxbce._alignment import Admitted, Aligned, align, fit, spread
-from jaxbce._apart import apart, stored
-from jaxbce._loops import in_one_loop
+from jaxbce._alignment import Admitted, Aligned, align, compute_dtype, fit, spread
+from jaxbce._apart import apart
+from jaxbce._loops import in_one_loop, shared_out
 from jaxbce._manual_axes import alike
 from jaxbce._numerics import included
 from jaxbce._reduction import number_reduced, reduce, weigh
@@ -34,11 +34,20 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
             aligned = align(given, safe_prediction, fused=fused)
             return included(weigh(mathematics(aligned), aligned.weight), aligned.where)
 
+        fused = functools.partial(losses, fused=True)
         returned = apart(losses)
-        reduced = apart(losses, beside_derivative=stored(losses))
-        reduced_in_one_loop = apart(
-            losses, beside_derivative=stored(losses), alone=functools.partial(losses, fused=True)
-        )
+        reduced = apart(losses, stored=True)
+        reduced_in_one_loop = apart(fused)
+        reduced_in_one_loop_alone = apart(losses, stored=True, alone=fused)
+
+        def program(like: Array, where: Array | None, axis: tuple[int, ...] | None) -> Callable[[Admitted], Array]:
+            """The fastest of equal programs for losses that are reduced."""
+            # A mask is a select.
+            if not fusible or where is not None or not in_one_loop(like.size, number_reduced(like, axis)):
+                return reduced
+            # Beside a gradient it is the faster one only where that cannot take the memory of the losses.
+            takes_their_memory = like.dtype == compute_dtype(like) and shared_out(like.size)
+            return reduced_in_one_loop_alone if takes_their_memory else reduced_in_one_loop
 
         # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
@@ -49,9 +58,7 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
             weight = None if given.weight is None else fit(given.weight, like, where, 0.0)
             if reduction == "none":
                 return returned(given)
-            # A mask is a select.
-            together = fusible and where is None and in_one_loop(like.size, number_reduced(like, axis))
-            return reduce((reduced_in_one_loop if together else reduced)(given), weight, where, axis, reduction)
+            return reduce(program(like, where, axis)(given), weight, where, axis, reduction)
 
         return core
 

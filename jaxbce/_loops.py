@@ -29,13 +29,14 @@ def in_one_loop(size: int, row: int) -> bool:
     """
     if not (isinstance(size, int) and isinstance(row, int)):
         return True
-    return row >= _LONG and (size >= _LARGE or size in _SMALL or not _even(size))
+    return row >= _LONG and (size >= _LARGE or size in _SMALL or not shared_out(size))
 
 
 def class_by_class(classes: int, entries: int) -> bool:
     """Whether classes had better be taken one by one, with no loop over them."""
-    return isinstance(classes, int) and isinstance(entries, int) and classes <= _FEW and _even(entries)
+    return isinstance(classes, int) and isinstance(entries, int) and classes <= _FEW and shared_out(entries)
 
 
-def _even(size: int) -> bool:
-    return size % _SHARES == 0
+def shared_out(size: int) -> bool:
+    """Whether a loop over so many entries is shared out to the cores in the fast way."""
+    return not isinstance(size, int) or size % _SHARES == 0

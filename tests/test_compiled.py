@@ -21,9 +21,9 @@ every_binary_loss = pytest.mark.parametrize("row", BINARY, ids=lambda row: row.n
 OPTIONS = [(), ("pos_weight",), ("weight",), ("where",)]
 
 
-def compiled(row, names, transform, size):
+def compiled(row, names, transform, size, dtype):
     """A loss and its options, each of the size of the predictions, compiled."""
-    array, mask = jax.ShapeDtypeStruct((size,), jnp.float32), jax.ShapeDtypeStruct((size,), jnp.bool_)
+    array, mask = jax.ShapeDtypeStruct((size,), dtype), jax.ShapeDtypeStruct((size,), jnp.bool_)
     arrays = [array, array, *(mask if name == "where" else array for name in names)]
 
     def loss(x, y, *values):
@@ -32,9 +32,10 @@ def compiled(row, names, transform, size):
     return jax.jit(transform(loss)).lower(*arrays).compile()
 
 
-def stored(row, names, transform, size=LARGE):
+def stored(row, names, transform, size=LARGE, dtype=jnp.float32):
     """The memory that it needs beside arguments and results, in arrays of the size of the predictions."""
-    return compiled(row, names, transform, size).memory_analysis().temp_size_in_bytes / (4 * size)
+    memory = compiled(row, names, transform, size, dtype).memory_analysis()
+    return memory.temp_size_in_bytes / (jnp.dtype(dtype).itemsize * size)
 
 
 @every_binary_loss
@@ -72,6 +73,13 @@ def test_losses_have_a_loop_of_their_own_where_it_is_faster(row):
     """It stores them; not where they are few, where their number is odd, and from `LARGE` on."""
     for size, most in ((2**12, 0), (2**14, 0), (2**14 + 16, 1), (LARGE - 16, 1), (LARGE - 1, 0), (LARGE, 0)):
         assert abs(stored(row, (), lambda loss: loss, size) - most) < 0.01, size
+
+
+@since_0_10
+@pytest.mark.parametrize("row", BINARY[:2], ids=lambda row: row.name)
+def test_a_narrow_gradient_has_no_memory_for_the_losses(row):
+    """Which are float32, and so computed in the loop that reduces them."""
+    assert stored(row, (), jax.value_and_grad, dtype=jnp.bfloat16) < 0.01
 
 
 @since_0_10
