@@ -273,6 +273,18 @@ def test_many_at_once_are_each_by_itself(row, rng):
 
 
 @every_loss
+def test_a_value_beside_its_gradient_changes_with_what_moves_alone(row):
+    """Labels that stand still would add 0·inf at an infinite logit."""
+    x = jnp.float32([row.extremes[0], row.extremes[-1]])
+
+    def step(x):
+        return jax.value_and_grad(lambda x: row(x, jnp.float32([0, 1]), reduction="sum"))(x)
+
+    (_, slope), (change, _) = jax.jvp(step, (x,), (jnp.ones_like(x),))
+    close(change, jnp.sum(slope))
+
+
+@every_loss
 def test_a_mask_is_a_subset(row, rng):
     """What stands under the mask reaches neither value, gradient nor Hessian, in any argument."""
     x, y = batch(row, rng)
