@@ -38,16 +38,17 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
         returned = apart(losses)
         reduced = apart(losses, stored=True)
         reduced_in_one_loop = apart(fused)
-        reduced_in_one_loop_alone = apart(losses, stored=True, alone=fused)
+        reduced_alone_in_one_loop = apart(losses, stored=True, alone=fused)
 
         def program(like: Array, where: Array | None, axis: tuple[int, ...] | None) -> Callable[[Admitted], Array]:
             """The fastest of equal programs for losses that are reduced."""
             # A mask is a select.
             if not fusible or where is not None or not in_one_loop(like.size, number_reduced(like, axis)):
                 return reduced
-            # Beside a gradient it is the faster one only where that cannot take the memory of the losses.
-            takes_their_memory = like.dtype == compute_dtype(like) and shared_out(like.size)
-            return reduced_in_one_loop_alone if takes_their_memory else reduced_in_one_loop
+            # Beside a gradient, which takes the memory of the losses, storing them is faster: not if it is narrower
+            # than they are, nor where a loop of their own is slow.
+            store_beside_gradient = like.dtype == compute_dtype(like) and shared_out(like.size)
+            return reduced_alone_in_one_loop if store_beside_gradient else reduced_in_one_loop
 
         # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))

@@ -12,7 +12,7 @@ from tests.losses import BINARY, FAMILIES
 pytestmark = pytest.mark.cpu  # Other compilers fuse what they see fit.
 
 LARGE = 2**21
-"""Entries from which on a loss and its reduction are one loop."""
+"""Entries from which on a loss and its reduction are one loop, where no derivative is asked for."""
 
 since_0_10 = pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="earlier compilers store more")
 every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
@@ -48,8 +48,8 @@ def test_a_step_stores_at_most_one_array(row):
 
 @since_0_10
 @every_binary_loss
-def test_value_and_gradient_are_computed_on_the_fly(row):
-    """Value and slope share nothing that would have to be stored, and the value alone is taken into the reduction."""
+def test_a_value_or_a_gradient_alone_is_computed_on_the_fly(row):
+    """Nothing that they share has to be stored, and the value is taken into the reduction."""
     for names in OPTIONS[:3]:
         if all(map(row.takes, names)):
             # The others' formulas are long: in a loop of their own they are faster.
@@ -65,6 +65,29 @@ def test_the_gradient_takes_the_memory_of_the_losses(row):
     for names in OPTIONS:
         if all(map(row.takes, names)):
             assert stored(row, names, jax.value_and_grad) < (0.26 if names == ("where",) else 0.01), names
+
+
+@since_0_10
+@every_binary_loss
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_step_of_a_model_stores_two_arrays(row, bias):
+    """The logits and the losses: the gradient takes the memory of either."""
+    rows, labels = 2**11, 2**10
+    features, kernel = jnp.ones((rows, 8), jnp.float32), jax.ShapeDtypeStruct((8, labels), jnp.float32)
+    each, mask = (jax.ShapeDtypeStruct((rows, labels), dtype) for dtype in (jnp.float32, jnp.bool_))
+
+    def loss(parameters, y, options):
+        kernel, shift = parameters
+        x = features @ kernel + shift if bias else features @ kernel
+        x = jax.nn.sigmoid(x) if row.function is jaxbce.binary_cross_entropy else x
+        return row(x, y, **options)
+
+    parameters = kernel, jax.ShapeDtypeStruct((1, labels), jnp.float32)
+    for names in OPTIONS:
+        if all(map(row.takes, names)):
+            options = {name: mask if name == "where" else each for name in names}
+            memory = jax.jit(jax.value_and_grad(loss)).lower(parameters, each, options).compile().memory_analysis()
+            assert memory.temp_size_in_bytes / (4 * rows * labels) < 2.02, names
 
 
 @since_0_10
