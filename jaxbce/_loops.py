@@ -38,5 +38,5 @@ def class_by_class(classes: int, entries: int) -> bool:
 
 
 def shared_out(size: int) -> bool:
-    """Whether a loop over so many entries is shared out to the cores in the fast way."""
+    """Whether a loop over so many entries is shared out to the cores in the fast way; a symbol is taken for yes."""
     return not isinstance(size, int) or size % _SHARES == 0

@@ -1,5 +1,8 @@
 """What stands for speed and can be counted: memory beside inputs and results, passes over them, traces."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +103,16 @@ def test_losses_have_a_loop_of_their_own_where_it_is_faster(row):
 
 @since_0_10
 @pytest.mark.parametrize("row", BINARY[:2], ids=lambda row: row.name)
+def test_losses_of_odd_number_are_stored_beside_no_gradient(row):
+    """Where a loop of their own is slow, that of the gradient alone makes an array."""
+    for size, made in ((LARGE, 2), (LARGE - 1, 1)):
+        program = compiled(row, (), jax.value_and_grad, size, jnp.float32).as_text()
+        arrays = re.findall(rf"= f32\[(?:1,)?{size}\]\S* fusion\(", program[program.index("ENTRY") :])
+        assert len(arrays) == made, size
+
+
+@since_0_10
+@pytest.mark.parametrize("row", BINARY[:2], ids=lambda row: row.name)
 def test_a_narrow_gradient_has_no_memory_for_the_losses(row):
     """Which are float32, and so computed in the loop that reduces them."""
     assert stored(row, (), jax.value_and_grad, dtype=jnp.bfloat16) < 0.01
@@ -119,6 +132,21 @@ def test_few_classes_are_taken_one_by_one():
     for transform, most in ((lambda loss: loss, 0.2), (jax.value_and_grad, 0.45)):
         memory = jax.jit(transform(jaxbce.cross_entropy)).lower(x, t).compile().memory_analysis()
         assert memory.temp_size_in_bytes / (4 * x.size) < most
+
+
+@since_0_10
+def test_no_one_hot_array_for_indices():
+    """Memory beside inputs and outputs: nothing of the size of the logits, with smoothing and weights either."""
+    x, t = jnp.zeros((512, 1024), jnp.float32), jnp.zeros(512, jnp.int32)
+    for options in (
+        {},
+        {"label_smoothing": 0.1},
+        {"label_smoothing": 0.1, "class_weight": jnp.ones(1024, jnp.float32)},
+    ):
+        f = functools.partial(jaxbce.cross_entropy, **options)
+        for g in (f, jax.grad(f), jax.value_and_grad(f)):
+            memory = jax.jit(g).lower(x, t).compile().memory_analysis()
+            assert memory.temp_size_in_bytes < 0.05 * x.nbytes, options
 
 
 KERNELS = {
