@@ -29,7 +29,10 @@ class Admitted(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """The same in one dtype and one shape, the labels smoothed; `fused` if XLA takes the loss into a reduction."""
+    """The same in one dtype and one shape, the labels smoothed; `fused` if XLA takes the loss into a reduction.
+
+    Each is NaN outside its domain, but for the weight, which makes NaN where it is multiplied by.
+    """
 
     predictions: Array
     labels: Array
@@ -87,7 +90,7 @@ def align(given: Admitted, safe_prediction: float, *, fused: bool) -> Aligned:
         fit(given.predictions, like, where, safe_prediction),
         smooth(labels, given.label_smoothing, 2),
         parameters,
-        fitted(given.weight, "weight"),
+        None if given.weight is None else fit(given.weight, like, where, 0.0),
         where,
         fused,
     )

@@ -37,8 +37,9 @@ def _stake(x: Array, labels: Array, pos_weight: Array | None) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def logit_loss(x: Array, labels: Array, pos_weight: Array | None, fused: bool = False) -> Array:
     """ℓ(x, y, w); `fused` says that a reduction follows which XLA fuses with it."""
-    kink = product(_stake(x, labels, pos_weight), jnp.abs(x))
-    return kink + _total(labels, pos_weight, log1p_exp(x, fused=fused))
+    # The logarithm first: XLA on CPU computes in this order, and least has to be kept meanwhile, 0.95 of the time.
+    smooth = _total(labels, pos_weight, log1p_exp(x, fused=fused))
+    return smooth + product(_stake(x, labels, pos_weight), jnp.abs(x))
 
 
 @functools.partial(logit_loss.defjvp, symbolic_zeros=True)

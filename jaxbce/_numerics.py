@@ -66,6 +66,24 @@ def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[
     return product(factor, value), directional((lambda: value, tangents[0]), (lambda: factor, tangents[1]))
 
 
+@jax.custom_jvp
+def guarded_product(factor: Array, value: Array) -> Array:
+    """`product`, and NaN where the factor is negative or infinite, in value and derivative.
+
+    √factor·max - √factor is NaN there, and as good a cap elsewhere. It is one operation more than that of `product`;
+    `nan_outside` before it is three.
+    """
+    largest, root = float(np.finfo(factor.dtype).max), jnp.sqrt(factor)
+    return factor * jnp.minimum(value, (root * largest - root) * largest)
+
+
+@functools.partial(guarded_product.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
+    factor, value = primals
+    slopes = (lambda: nan_outside(value, factor), tangents[0]), (lambda: nan_outside(factor, factor), tangents[1])
+    return guarded_product(factor, value), directional(*slopes)
+
+
 def included(values: Array, where: Array | None) -> Array:
     """`values`, and 0 where the mask leaves them out."""
     return values if where is None else jnp.where(where, values, jnp.zeros_like(values))
