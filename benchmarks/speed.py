@@ -3,7 +3,8 @@
 ``python benchmarks/speed.py`` measures every loss at ten million entries, and the plain binary cross-entropy from a
 thousand to a hundred million. The contenders of a row run in turns in one process, so that what disturbs one disturbs
 all; a ratio is the median over the turns of our time by theirs in the same turn, with the quartiles beside it, and
-below 1 we are faster. The floor reads the inputs once and, where a result of their size is asked for, writes one.
+below 1 we are faster. The floor reads the inputs once and, where a result of their size is asked for, writes one; of a
+layer it reads the labels alone, and multiplies nothing.
 
 The peers come with the extra `bench`; one that is not installed says so. Every JAX library runs under `jit` but in the
 rows of eager calls. Inputs are float32 normal logits of standard deviation 3 and hard labels, unless a row says so.
@@ -73,6 +74,19 @@ def _half(rng: np.random.Generator, n: int) -> list[np.ndarray]:
 def _classes(rng: np.random.Generator, n: int, classes: int) -> list[np.ndarray]:
     shape = max(n // classes, 1), classes
     return [rng.standard_normal(shape, np.float32) * 3, rng.integers(0, classes, shape[0], np.int32)]
+
+
+def _layer(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+    """Kernel and features of a layer, whose product has the shape of the labels, and logits of standard deviation 3."""
+    rows, width, outputs = max(n // 1000, 1), 64, 1000
+    kernel = rng.standard_normal((width, outputs), np.float32) * np.float32(3 / width**0.5)
+    labels = (rng.random((rows, outputs), np.float32) < 0.5).astype(np.float32)
+    return [kernel, labels, rng.standard_normal((rows, width), np.float32)]
+
+
+def _of_layer(loss: Loss) -> Loss:
+    """The loss of the logits that a layer makes, so that they are no argument of the step."""
+    return lambda reduction, kernel, labels, features: loss(reduction, features @ kernel, labels)
 
 
 def _mean(elementwise: Loss) -> Loss:
@@ -179,6 +193,7 @@ def _cases() -> Iterator[Case]:
         {"jaxbce": _ours(bce, "where"), "optax": _masked_mean(theirs), "torch": _torch_masked},
     )
     yield Case(f"{logits}, bfloat16", _half, plain)
+    yield Case(f"{logits}, of a layer", _layer, {name: _of_layer(loss) for name, loss in plain.items()})
     yield Case(
         probs,
         _probs,
@@ -224,11 +239,11 @@ def _jax_function(loss: Loss, quantity: str) -> Callable[..., Any]:
 
 
 def _jax_run(loss: Loss, quantity: str, arrays: list[np.ndarray]) -> tuple[Run, float]:
-    """The compiled call, and the memory that it needs beside arguments and results, in units of the logits."""
+    """The compiled call, and the memory that it needs beside arguments and results, in units of the largest array."""
     placed = [jnp.asarray(array) for array in arrays]
     compiled = jax.jit(_jax_function(loss, quantity)).lower(*placed).compile()
     memory = compiled.memory_analysis()
-    return lambda: jax.block_until_ready(compiled(*placed)), memory.temp_size_in_bytes / placed[0].nbytes
+    return lambda: jax.block_until_ready(compiled(*placed)), memory.temp_size_in_bytes / max(array.nbytes for array in placed)
 
 
 def _torch_run(loss: Loss, quantity: str, arrays: list[np.ndarray], wrap: Callable[[Loss], Loss]) -> Run:
@@ -254,9 +269,11 @@ def _torch_run(loss: Loss, quantity: str, arrays: list[np.ndarray], wrap: Callab
 
 
 def _floor(quantity: str, arrays: list[np.ndarray]) -> Run:
-    inputs = [jnp.asarray(a) for a in arrays if a.size == arrays[0].size]
+    size = max(array.size for array in arrays)
+    inputs = [jnp.asarray(array) for array in arrays if array.size == size]
     # With class indices, "none" reads all logits and writes a loss for each row of them.
-    writes = quantity in ("value_and_grad", "HVP") or (quantity == "none" and len(inputs) > 1)
+    of_classes = any(array.dtype == np.int32 for array in arrays)
+    writes = quantity in ("value_and_grad", "HVP") or (quantity == "none" and not of_classes)
 
     def once(*inputs: Any) -> Any:
         read = functools.reduce(jnp.multiply, (a.astype(inputs[0].dtype) for a in inputs)) * 2
