@@ -30,7 +30,9 @@ Accumulating
     `Average`: the mean that stays right over unequal batches, masks, gradient accumulation and devices.
 
 All losses are pure functions for use inside `jit`, `grad`, `vmap`, `scan`, `remat` and `shard_map`, or outside them.
-They share the meaning of their arguments:
+They share the meaning of their arguments. A loss that departs from it says so: `cross_entropy` takes class indices too,
+smooths by s/C, has masks and axes without its class axis, and divides by Σ class weight;
+`sigmoid_contrastive_loss` divides by the B examples; `linear_binary_cross_entropy` has a loss per example under "none".
 
 Predictions (`logits`, `probs`)
     Floating; arrays, Python floats or nested lists of them. Computation and result are in at least float32:
@@ -85,4 +87,4 @@ from jaxbce._linear import linear_binary_cross_entropy as linear_binary_cross_en
 from jaxbce._reduction import Average as Average
 from jaxbce._sparse import sparse_binary_cross_entropy_with_logits as sparse_binary_cross_entropy_with_logits
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -31,7 +31,8 @@ class Admitted(NamedTuple):
 class Aligned(NamedTuple):
     """The same in one dtype and one shape, the labels smoothed; `fused` if XLA takes the loss into a reduction.
 
-    Each is NaN outside its domain, but for the weight, which makes NaN where it is multiplied by.
+    Labels and parameters are NaN outside their domain. Predictions and weight come as they are: what is computed with
+    them is NaN outside theirs.
     """
 
     predictions: Array

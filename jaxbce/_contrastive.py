@@ -82,7 +82,7 @@ def sigmoid_contrastive_loss(
             "Row i of both belongs to example i; project both to one number of features."
         )
     scale, bias = _scalar("logit_scale", logit_scale), _scalar("logit_bias", logit_bias)
-    admit_reduction(_FUNCTION, reduction, None, 1)
+    admit_reduction(_FUNCTION, reduction)
     axes = admit_axes(_FUNCTION, "axis_name", axis_name)
     mean = reduction not in ("none", "sum")
     plan = Plan(admit_size(_FUNCTION, "tile_size", tile_size, _TILE_SIZE), axes, mean)

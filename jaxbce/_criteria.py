@@ -5,7 +5,6 @@ saved in a checkpoint with its weights, and is mapped over by `vmap`. The mathem
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 from jax import Array
@@ -18,9 +17,20 @@ _STATIC = {"static": True}
 """Marks a field that is part of the structure of the pytree and not a leaf."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _BinaryOptions:
+    """What a binary loss can be told beside its arrays. The fields of a criterion have the names of the arguments."""
+
+    pos_weight: ArrayLike | None = None
+    weight: ArrayLike | None = None
+    label_smoothing: float = dataclasses.field(default=0.0, metadata=_STATIC)
+    axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
+    reduction: Reduction = dataclasses.field(default="mean", metadata=_STATIC)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class BCEWithLogitsLoss:
+class BCEWithLogitsLoss(_BinaryOptions):
     """`binary_cross_entropy_with_logits` with its options bound.
 
     Attributes:
@@ -33,20 +43,14 @@ class BCEWithLogitsLoss:
         0.4740
     """
 
-    pos_weight: ArrayLike | None = None
-    weight: ArrayLike | None = None
-    label_smoothing: float = dataclasses.field(default=0.0, metadata=_STATIC)
-    axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
-    reduction: Reduction = dataclasses.field(default="mean", metadata=_STATIC)
-
     def __call__(self, logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> Array:
         """The loss of logits and labels, without the entries that the mask leaves out."""
-        return binary_cross_entropy_with_logits(logits, labels, where=where, **_bound(self))
+        return binary_cross_entropy_with_logits(logits, labels, where=where, **vars(self))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class BCELoss:
+class BCELoss(_BinaryOptions):
     """`binary_cross_entropy` with its options bound.
 
     Attributes:
@@ -59,15 +63,9 @@ class BCELoss:
         0.3285
     """
 
-    pos_weight: ArrayLike | None = None
-    weight: ArrayLike | None = None
-    label_smoothing: float = dataclasses.field(default=0.0, metadata=_STATIC)
-    axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
-    reduction: Reduction = dataclasses.field(default="mean", metadata=_STATIC)
-
     def __call__(self, probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> Array:
         """The loss of probabilities and labels, without the entries that the mask leaves out."""
-        return binary_cross_entropy(probs, labels, where=where, **_bound(self))
+        return binary_cross_entropy(probs, labels, where=where, **vars(self))
 
 
 @jax.tree_util.register_dataclass
@@ -94,9 +92,4 @@ class CrossEntropyLoss:
 
     def __call__(self, logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> Array:
         """The loss of logits and labels, without the entries that the mask leaves out."""
-        return cross_entropy(logits, labels, where=where, **_bound(self))
-
-
-def _bound(criterion: BCEWithLogitsLoss | BCELoss | CrossEntropyLoss) -> dict[str, Any]:
-    """The options by name: the fields have the names of the arguments."""
-    return {field.name: getattr(criterion, field.name) for field in dataclasses.fields(criterion)}
+        return cross_entropy(logits, labels, where=where, **vars(self))

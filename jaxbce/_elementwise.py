@@ -26,7 +26,7 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
     """A decorator that makes the core of a loss of its mathematics, the cost of each entry before weight and mask.
 
     `safe_prediction` is what the mathematics sees where the mask hides an entry. `fusible` mathematics is short, and of
-    operations that XLA on CPU takes into the loop of a reduction: no select, comparison or clamp.
+    operations that XLA on CPU takes into the loop of a reduction: no select and no comparison.
     """
 
     def decorate(mathematics: Callable[[Aligned], Array]) -> Core:
@@ -54,11 +54,11 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
         def core(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
             given = alike(given)
+            if reduction == "none":
+                return returned(given)
             like = given.predictions
             where = None if given.where is None else spread(given.where, like)
             weight = None if given.weight is None else fit(given.weight, like, where, 0.0)
-            if reduction == "none":
-                return returned(given)
             return reduce(program(like, where, axis)(given), weight, where, axis, reduction)
 
         return core

@@ -34,7 +34,7 @@ def sigmoid_focal_loss(
 
     as torchvision and optax have it, soft labels included. With gamma 0 and no alpha an entry costs what it does in
     `binary_cross_entropy_with_logits`, to the last bit. The derivative with respect to x is
-    v·α·u^γ·(γ·r·ℓ + p - y) with r = (1 - 2y)·p·(1 - p)/u, and so are the further ones numbers for every γ ≥ 0.
+    v·α·u^γ·(γ·r·ℓ + p - y) with r = (1 - 2y)·p·(1 - p)/u: it and every further one are numbers for every γ ≥ 0.
 
     Domain:
         Any logit. A certain and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a certain and wrong

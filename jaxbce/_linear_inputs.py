@@ -86,7 +86,7 @@ def admit_head(
         admit_weight(target, "weight", weight, None),
         admit_smoothing(target, label_smoothing),
     )
-    admit_reduction(function, reduction, None, 1)
+    admit_reduction(function, reduction)
     if reduction == "weighted_mean" and given.weight is None:
         reduction = "mean"
     size = admit_size(function, "chunk_size", chunk_size, _default_chunk(*x.shape))

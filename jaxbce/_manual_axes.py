@@ -66,7 +66,7 @@ def _varying(value: Array) -> frozenset[str]:
 def _vary(value: Array, axes: frozenset[str]) -> Array:
     if not axes:
         return value
-    # The first is what newer versions call the second.
+    # `pcast` is what newer versions have in the place of `pvary`.
     new, names = hasattr(_LAX, "pcast"), tuple(sorted(axes))
     varied: Array = _LAX.pcast(value, names, to="varying") if new else _LAX.pvary(value, names)
     return varied

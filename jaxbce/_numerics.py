@@ -53,8 +53,8 @@ def product(factor: Array, value: Array) -> Array:
     """factor·value with 0·inf = 0, for factor ≥ 0 and value > -inf.
 
     The cap |factor·max|·max, with the largest finite number, is 0 at factor 0 and inf above; of a subnormal factor,
-    which XLA on CPU takes for 0, it may be finite. The bars change nothing: without them the compiler would multiply
-    max·max out to inf, and 0·inf is NaN. The sign of the factor says the same and takes twice as long.
+    which XLA on CPU takes for 0, it may be finite. The absolute value changes nothing, but keeps the compiler from
+    multiplying max·max out to inf, and 0·inf is NaN. The sign of the factor says the same and takes twice as long.
     """
     largest = float(np.finfo(factor.dtype).max)
     return factor * jnp.minimum(value, jnp.abs(factor * largest) * largest)

@@ -10,8 +10,8 @@ from jaxbce._typing import Axis, Reduction
 _REDUCTIONS = get_args(Reduction)
 
 
-def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
-    """Check the two options that say how to reduce; returns the axes."""
+def admit_reduction(function: str, reduction: Reduction, axis: Axis = None, ndim: int = 0) -> tuple[int, ...] | None:
+    """Check the two options that say how to reduce; returns the axes, of an array of `ndim`."""
     if not isinstance(reduction, str) or reduction not in _REDUCTIONS:
         choices = ", ".join(map(repr, _REDUCTIONS))
         raise ValueError(f"{function}: reduction must be one of {choices}, got {reduction!r}.")

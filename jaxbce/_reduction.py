@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,10 @@ from jax.typing import DTypeLike
 
 from jaxbce._alignment import fit, spread
 from jaxbce._inputs import Target, admit_mask, admit_values, admit_weight
+from jaxbce._manual_axes import admit_axes, sum_over
 from jaxbce._numerics import guarded_product, included
 from jaxbce._options import admit_axis
-from jaxbce._typing import ArrayLike, Axis, Reduction
+from jaxbce._typing import ArrayLike, Axis, AxisName, Reduction
 
 
 @jax.tree_util.register_dataclass
@@ -82,13 +82,14 @@ class Average:
         # The built-in `sum` starts at 0.
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
-    def psum(self, axis_name: str | Sequence[str]) -> "Average":
+    def psum(self, axis_name: AxisName) -> "Average":
         """The average over all devices (or mapped instances) of `axis_name`, inside `shard_map`, `pmap` or `vmap`."""
-        return Average(jax.lax.psum(self.total, axis_name), jax.lax.psum(self.weight, axis_name))
+        axes = admit_axes("Average.psum", "axis_name", axis_name)
+        return Average(sum_over(self.total, axes), sum_over(self.weight, axes))
 
     @property
     def value(self) -> Array:
-        """Σ wℓ / Σ w; 0, with zero gradient, where nothing was included; NaN where Σ w has overflowed."""
+        """Σ wℓ / Σ w; 0, with zero gradient in ℓ, where nothing was included; NaN where Σ w has overflowed."""
         nothing, overflow = self.weight == 0, self.weight == jnp.inf
         quotient = self.total / jnp.where(nothing, 1, self.weight)
         # Label smoothing leaves a total where the weight, which is that of the labels before it, is 0.

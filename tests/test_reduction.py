@@ -120,6 +120,11 @@ def test_psum_over_a_mapped_axis(rng):
     )
 
 
+def test_psum_over_an_axis_that_is_not_mapped():
+    with pytest.raises(ValueError, match=r"Average.psum: axis_name must name a mapped axis, got 'devices'"):
+        Average.of([1.0, 2.0]).psum("devices")
+
+
 @pytest.mark.cpu
 def test_psum_inside_shard_map(rng):
     mesh = Mesh(np.asarray(jax.devices("cpu")[:1]), ("data",))
