@@ -31,8 +31,7 @@ class Admitted(NamedTuple):
 class Aligned(NamedTuple):
     """The same in one dtype and one shape, the labels smoothed; `fused` if XLA takes the loss into a reduction.
 
-    Labels and parameters are NaN outside their domain. Predictions and weight come as they are: what is computed with
-    them is NaN outside theirs.
+    All but the predictions are NaN outside their domain; of those outside theirs the mathematics makes NaN.
     """
 
     predictions: Array
@@ -91,7 +90,7 @@ def align(given: Admitted, safe_prediction: float, *, fused: bool) -> Aligned:
         fit(given.predictions, like, where, safe_prediction),
         smooth(labels, given.label_smoothing, 2),
         parameters,
-        None if given.weight is None else fit(given.weight, like, where, 0.0),
+        fitted(given.weight, "weight"),
         where,
         fused,
     )

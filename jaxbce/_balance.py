@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values
+from jaxbce._numerics import nan_outside
 from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis
 from jaxbce._values import within
@@ -77,7 +78,8 @@ def _pos_weight(labels: Array, where: Array | None, limit: Array | None, *, axis
     weight = jnp.where(one_kind, 1.0, negatives / jnp.where(one_kind, 1.0, positives))
     if limit is None:
         return weight
-    return jnp.minimum(weight, guard(jax.lax.convert_element_type(limit, weight.dtype), "max_weight"))
+    limit = jax.lax.convert_element_type(limit, weight.dtype)
+    return nan_outside(jnp.minimum(limit, weight), limit)
 
 
 def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None) -> Array:

@@ -163,7 +163,7 @@ def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array
         where = jnp.expand_dims(spread(where, entries(given.logits, class_axis=class_axis)), class_axis)
     if u is not None:
         u = guard(jax.lax.convert_element_type(u, logits.dtype), "class_weight")
-        u = nan_outside(u, jnp.max(u))  # Also where the label is of a class whose weight is in order.
+        u = nan_outside(u, jnp.sum(0.0 * u))  # Also where the label is of a class whose weight is in order.
         u = along(u, logits, class_axis)
     return logits, where, u
 

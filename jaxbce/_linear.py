@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import compute_dtype, spread
+from jaxbce._alignment import compute_dtype, guard, spread
 from jaxbce._indices import is_stray
 from jaxbce._linear_head import Arrays, losses, total
 from jaxbce._linear_inputs import AdmittedHead, HeadOptions, admit_head
@@ -130,7 +130,7 @@ def _from_head(given: AdmittedHead, *, options: HeadOptions) -> Array:
         shared["example_weight"] = weight / jnp.full_like(weight, number)
     sum_ = sum_over(total(shared, by_label, chunk), axes)
     if options.reduction == "weighted_mean" and given.weight is not None:
-        weights = given.weight.astype(weight.dtype)
+        weights = guard(given.weight.astype(weight.dtype), "weight")
         return Average(sum_, sum_over(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
     return sum_
 
@@ -154,7 +154,7 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
         if value.shape[-1:] == (labels,):
             by_label[name] = value
         elif name == "weight":
-            example_weight = spread(value.reshape(-1).astype(dtype), example_weight)
+            example_weight = spread(guard(value.reshape(-1).astype(dtype), "weight"), example_weight)
         else:
             shared[name] = value.astype(dtype)
     if given.label_smoothing is not None:

@@ -2,10 +2,15 @@
 
 Functions act elementwise on floating arrays of one dtype and one shape.
 
-Two habits run through this file and those that stand on it. The values of plain and weighted binary cross-entropy are
+Three habits run through this file and those that stand on it. The values of plain and weighted binary cross-entropy are
 built from arithmetic, `minimum`, `maximum` and `sign`, without a select or a comparison: XLA on CPU then fuses a loss
 and its reduction into one pass. And derivatives are closed forms, which are differentiable in turn: nothing is left to
-autodiff where it would meet 0·inf, inf - inf or the kink of |x| at 0.
+autodiff where it would meet 0·inf, inf - inf or the kink of |x| at 0. And what may be NaN comes second in `minimum` and
+`maximum`, or goes into the result on another way too: the loops in which XLA on CPU reduces arrays answer with the
+second operand where one is NaN, and its reductions by `max` and `min` leave NaN out (jaxlib 0.10 to 0.12).
+
+What stops a gradient here does so for JAX before 0.12: where reverse mode goes through a `scan` and is differentiated
+again, it forgets the rules and differentiates the formulas.
 """
 
 import dataclasses
@@ -38,7 +43,7 @@ def directional(*terms: tuple[Callable[[], Array], Tangent]) -> Array:
 @jax.custom_jvp
 def nan_outside(value: Array, margin: Array) -> Array:
     """`value` where margin is finite and ≥ 0, NaN elsewhere, in value and derivative: √margin - √margin is 0 or NaN."""
-    root = jnp.sqrt(margin)
+    root = jnp.sqrt(jax.lax.stop_gradient(margin))
     return value + (root - root)
 
 
@@ -50,38 +55,21 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 @jax.custom_jvp
 def product(factor: Array, value: Array) -> Array:
-    """factor·value with 0·inf = 0, for factor ≥ 0 and value > -inf.
+    """factor·value with 0·inf = 0, for factor ≥ 0 and value > -inf; NaN where one of them is.
 
     The cap |factor·max|·max, with the largest finite number, is 0 at factor 0 and inf above; of a subnormal factor,
     which XLA on CPU takes for 0, it may be finite. The absolute value changes nothing, but keeps the compiler from
     multiplying max·max out to inf, and 0·inf is NaN. The sign of the factor says the same and takes twice as long.
     """
     largest = float(np.finfo(factor.dtype).max)
-    return factor * jnp.minimum(value, jnp.abs(factor * largest) * largest)
+    cap = jnp.abs(jax.lax.stop_gradient(factor) * largest) * largest
+    return factor * jnp.minimum(cap, value)
 
 
 @functools.partial(product.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
     factor, value = primals
     return product(factor, value), directional((lambda: value, tangents[0]), (lambda: factor, tangents[1]))
-
-
-@jax.custom_jvp
-def guarded_product(factor: Array, value: Array) -> Array:
-    """`product`, and NaN where the factor is negative or infinite, in value and derivative.
-
-    √factor·max - √factor is NaN there, and as good a cap elsewhere. It is one operation more than that of `product`;
-    `nan_outside` before it is three.
-    """
-    largest, root = float(np.finfo(factor.dtype).max), jnp.sqrt(factor)
-    return factor * jnp.minimum(value, (root * largest - root) * largest)
-
-
-@functools.partial(guarded_product.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    factor, value = primals
-    slopes = (lambda: nan_outside(value, factor), tangents[0]), (lambda: nan_outside(factor, factor), tangents[1])
-    return guarded_product(factor, value), directional(*slopes)
 
 
 def included(values: Array, where: Array | None) -> Array:
@@ -92,6 +80,14 @@ def included(values: Array, where: Array | None) -> Array:
 def coefficients(labels: Array, pos_weight: Array | None) -> tuple[Array, Array]:
     """What multiplies the two halves of a binary loss: w·y, where no weight is w = 1, and 1 - y."""
     return (labels if pos_weight is None else pos_weight * labels), 1.0 - labels
+
+
+def at_least(bound: float, value: Array) -> Array:
+    """max(bound, value), NaN where the value is.
+
+    A constant XLA puts second, so that the bound is hidden from it.
+    """
+    return jnp.maximum(jax.lax.optimization_barrier(jnp.asarray(bound, value.dtype)), value)
 
 
 # --- Powers -------------------------------------------------------------------------------------------------------

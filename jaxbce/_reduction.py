@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxbce._alignment import fit, spread
+from jaxbce._alignment import fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_values, admit_weight
 from jaxbce._manual_axes import admit_axes, sum_over
-from jaxbce._numerics import guarded_product, included
+from jaxbce._numerics import included, product
 from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis, AxisName, Reduction
 
@@ -103,13 +103,14 @@ def _average_of(losses: Array, weight: Array | None, where: Array | None, *, axi
     """The average of admitted arguments."""
     mask = None if where is None else spread(where, losses)
     values = fit(losses, losses, mask, 0.0)
-    weight = None if weight is None else fit(weight, losses, mask, 0.0)
+    if weight is not None:
+        weight = guard(fit(weight, losses, mask, 0.0), "weight")
     return _average(weigh(values, weight), weight, mask, axis)
 
 
 def weigh(losses: Array, weight: Array | None) -> Array:
-    """wℓ, where a weight of 0 leaves no trace of an infinite loss, and one outside its domain makes NaN."""
-    return losses if weight is None else guarded_product(weight, losses)
+    """wℓ, where a weight of 0 leaves no trace of an infinite loss."""
+    return losses if weight is None else product(weight, losses)
 
 
 def reduce(

@@ -63,7 +63,7 @@ def below(x: Array, greatest: Array, scale: float) -> Array:
     slower.
     """
     greatest = scale * greatest
-    return (jnp.minimum(scale * x, greatest) - greatest) / scale
+    return (jnp.minimum(greatest, scale * x) - greatest) / scale
 
 
 def rows_of(x: Array, spike: Spike | None, axis: int) -> Rows:
@@ -74,9 +74,9 @@ def rows_of(x: Array, spike: Spike | None, axis: int) -> Rows:
     known = isinstance(x.shape[axis], int)  # and no symbol, while a function is exported
     if spike is not None and known and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
         at = spike.at.astype(x.dtype)
-        # The distance of a class to the label is 0 or at least 1, and so at least the exponential.
+        # The distance of a class to the label is 0 or at least 1, and no exponential is more than 1.
         rest = _sum(
-            (jnp.minimum(jnp.minimum(jnp.exp(part - greatest), 1.0), jnp.abs(at - number)) for part, number in parts),
+            (jnp.minimum(jnp.minimum(jnp.abs(at - number), 1.0), jnp.exp(part - greatest)) for part, number in parts),
             axis,
         )
         # Where the label is the maximum, the rest is all of S; where it is not, the rest is at least 1.

@@ -283,6 +283,28 @@ def test_masks_hide_anything(rng):
             assert (gradient[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(500, 10), (1024, 10), (41, 101), (1040, 16), (70, 1000), (5, 5000)])
+def test_a_nan_logit_of_any_class_gets_through(rng, shape):
+    """In the loops that reduce many logits XLA on CPU may drop a NaN in `maximum` and `minimum`."""
+    x, t = jnp.asarray(rng.normal(size=shape), jnp.float32), jnp.asarray(rng.integers(0, shape[1], shape[0]))
+    soft = jax.nn.one_hot(t, shape[1], dtype=jnp.float32)
+
+    @jax.jit
+    def programs(a, b, c, d):
+        """The arguments of each are others to the compiler, so that it shares nothing."""
+        value, slope = jax.value_and_grad(cross_entropy)(d, t)
+        none = cross_entropy(c, t, reduction="none", label_smoothing=0.1)
+        return cross_entropy(a, t), cross_entropy(b, soft), jnp.sum(none), value, slope
+
+    assert not any(np.isnan(found).any() for found in programs(x, x, x, x))
+    for row, of_label in itertools.product((0, 3, shape[0] - 1), (True, False)):
+        at = row, (t[row] + (0 if of_label else 1)) % shape[1]
+        bad = x.at[at].set(jnp.nan)
+        *values, slope = programs(bad, bad, bad, bad)
+        assert np.isnan(values).all(), (at, values)
+        assert np.isnan(slope[at])
+
+
 def test_what_is_masked_is_no_nan_to_debug():
     x, mask = jnp.float32([[2, 1], [NAN, NAN]]), np.array([True, False])
     with configured(jax_debug_nans=True):

@@ -230,6 +230,58 @@ def test_nan_in_gives_nan_out(row):
 
 
 @every_loss
+def test_second_derivatives_through_a_scan(row, rng):
+    """JAX before 0.12 forgets custom derivatives there and differentiates the formulas, which must not make it NaN."""
+    names = [name for name in ("pos_weight", "weight") if row.takes(name)]
+    x, y = jnp.asarray(row.draw(rng, (6,))), jnp.array([0.0, 1.0, 0.3, 1.0, 0.0, 0.7])
+
+    def direct(x, *weights):
+        return jnp.sum(row(x, y, reduction="none", **dict(zip(names, weights, strict=True))) ** 2)
+
+    def scanned(x, *weights):
+        def add(total, entry):
+            return total + row(*entry, reduction="none", **dict(zip(names, weights, strict=True))) ** 2, None
+
+        return jax.lax.scan(add, jnp.zeros(()), (x, y))[0]
+
+    arguments = x, *(jnp.float64(1.5) for _ in names)
+
+    def change(loss):
+        gradient = jax.grad(loss, tuple(range(len(arguments))))
+        return jax.jit(lambda *a: jax.jvp(gradient, a, tuple(map(jnp.ones_like, a))))(*arguments)
+
+    chex.assert_trees_all_close(change(scanned), change(direct), rtol=1e-10)
+
+
+@every_loss
+@pytest.mark.parametrize("size", [5_000, 8_192, 32_768])
+def test_nan_and_outsiders_get_through_every_program(row, size):
+    """One of thousands: XLA has other loops for arrays than for a number, and other ones for other sizes, and in those
+    that reduce on CPU `maximum` and `minimum` may drop a NaN."""
+    names = [name for name in ("pos_weight", "weight") if row.takes(name)]
+
+    def loss(reduction, x, y, *weights):
+        return row(x, y, reduction=reduction, **dict(zip(names, weights, strict=False)))  # or without weights
+
+    @jax.jit
+    def programs(alone, entries, beside):
+        """The arguments of each are others to the compiler, so that it shares nothing."""
+        value, slope = jax.value_and_grad(functools.partial(loss, "mean"))(*beside)
+        return loss("mean", *alone), jnp.sum(loss("none", *entries)), value, slope
+
+    middle, label, *weights = (jnp.full(size, value, jnp.float32) for value in (0.5, 0.25, 2.0, 3.0)[: 2 + len(names)])
+    for used in ([middle, label], [middle, label, *weights])[: 1 + bool(names)]:
+        assert not any(np.isnan(found).any() for found in programs(used, used, used))
+        for which, array in enumerate(used):
+            outsiders = [np.nan, *([-0.25] if which or row.name == "binary_cross_entropy" else [])]
+            for bad, place in itertools.product(outsiders, (0, 7, size - 1)):
+                given = [*used[:which], array.at[place].set(bad), *used[which + 1 :]]
+                *values, slope = programs(given, given, given)
+                assert np.isnan(values).all(), (which, bad, place, values)
+                assert np.isnan(slope[place])
+
+
+@every_loss
 def test_reductions_are_sums_of_the_losses(row, rng):
     x, y = batch(row, rng)
     every = options(row, rng)

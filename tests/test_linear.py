@@ -63,12 +63,13 @@ CASES = [
     ("positives", {"pos_weight": positive(L), "weight": positive(B, 1)}),
     ("soft", {"pos_weight": positive(B, 1), "weight": positive(L), "label_smoothing": np.float64(0.2)}),
     ("soft", {"weight": positive(1, L), "reduction": "none"}),
+    ("positives", {"pos_weight": positive(L), "weight": positive(B, 1), "reduction": "none"}),
 ]
 
 
-@pytest.mark.parametrize(("form", "options"), CASES, ids=["rows", "labels", "none"])
+@pytest.mark.parametrize(("form", "options"), CASES, ids=["rows", "labels", "none", "none-rows"])
 def test_equals_the_unfused_loss(form, options, rng):
-    """In value, gradient and second derivative, in every argument that is a number."""
+    """In value, gradient and second derivative of a square, in every argument that is a number."""
     positives, dense = indices(rng)
     labels = jnp.asarray(dense, jnp.float64) if form == "positives" else jnp.asarray(rng.random((B, L)))
     reduction = {k: v for k, v in options.items() if k == "reduction"}
@@ -86,7 +87,7 @@ def test_equals_the_unfused_loss(form, options, rng):
 
     def derivatives(loss):
         argnums = (0, 1, 2, 3) if form == "positives" else (0, 1, 2, 3, 4)
-        gradient = jax.grad(lambda *a: jnp.sum(mixed * loss(*a)), argnums)
+        gradient = jax.grad(lambda *a: jnp.sum(mixed * loss(*a) ** 2), argnums)
         moved = tuple(along[i] if i in argnums else jnp.zeros_like(labels) for i in range(5))
         return loss(*arguments), *jax.jvp(gradient, arguments, moved)
 
