@@ -79,13 +79,8 @@ def align(given: Admitted, safe_prediction: float, *, fused: bool) -> Aligned:
         return value if value is None or isinstance(value, Whole) else guard(fit(value, like, where, 0.0), name)
 
     parameters = {name: fitted(value, name) for name, value in given.parameters.items()}
-    labels = fit(given.labels, like, where, 0.0)
-    if given.labels.dtype != jnp.bool_:
-        labels = guard(labels, "labels")
-    else:
-        # A number times a bool that was converted is a select to XLA, in which a NaN is lost where the bool is False.
-        for parameter in parameters.values():
-            labels = nan_outside(labels, parameter) if isinstance(parameter, jax.Array) else labels
+    # Bools too: a number times a converted bool is a select to XLA, in which a NaN is lost where the bool is False.
+    labels = fitted(given.labels, "labels")
     return Aligned(
         fit(given.predictions, like, where, safe_prediction),
         smooth(labels, given.label_smoothing, 2),

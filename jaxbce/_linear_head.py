@@ -55,10 +55,11 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
     if hot.dtype == jnp.bool_ and "label_smoothing" not in given:
         losses = hard_logit_loss(logits, hot)
         if pos_weight is not None:
-            # It meets no loss of a negative, inf perhaps, which would be its slope; but a NaN, which it is outside its
-            # domain, makes that NaN too.
-            weighed = product(pos_weight, jnp.where(hot, losses, jnp.zeros_like(losses)))
-            losses = jnp.where(hot, weighed, nan_outside(losses, pos_weight))
+            # The loss of a negative, inf perhaps, would be its slope: it meets none that is a number. NaN goes either
+            # way, and it is NaN itself outside its domain.
+            weighable = hot | jnp.isnan(losses)
+            weighed = product(pos_weight, jnp.where(weighable, losses, jnp.zeros_like(losses)))
+            losses = jnp.where(weighable, weighed, nan_outside(losses, pos_weight))
     else:
         losses = logit_loss(logits, aligned.labels, pos_weight)
     rows = jnp.sum(weigh(losses, aligned.weight), 1)

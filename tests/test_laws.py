@@ -230,6 +230,21 @@ def test_nan_in_gives_nan_out(row):
 
 
 @every_loss
+def test_nan_and_outsiders_beside_bool_labels(row):
+    """A number times a bool is a select to XLA, in which a NaN gets lost where the bool is False."""
+    labels = jnp.array([False, True, False, True])
+
+    @jax.jit
+    def entries(x):
+        losses, pull = jax.vjp(lambda x: row(x, labels, reduction="none"), x)
+        return losses, *pull(jnp.ones_like(losses))
+
+    for bad in (np.nan, -0.25, 1.25)[: 3 if row.name == "binary_cross_entropy" else 1]:
+        for found in entries(jnp.array([bad, bad, 0.5, 0.5], jnp.float32)):
+            np.testing.assert_array_equal(np.isnan(found), [True, True, False, False])
+
+
+@every_loss
 def test_second_derivatives_through_a_scan(row, rng):
     """JAX before 0.12 forgets custom derivatives there and differentiates the formulas, which must not make it NaN."""
     names = [name for name in ("pos_weight", "weight") if row.takes(name)]

@@ -332,6 +332,13 @@ def test_an_infinite_negative_stays_out_of_the_derivative_by_pos_weight(reductio
         assert jax.jvp(loss, (2.0,), (1.0,)) == (np.inf, 0.0)
 
 
+@pytest.mark.parametrize("labels", [{"positives": jnp.asarray([[0]])}, {"labels": jnp.asarray([[True, False]])}])
+def test_a_nan_negative_makes_nan_of_the_derivative_by_pos_weight(labels):
+    bias = jnp.asarray([0.0, jnp.nan])
+    loss = functools.partial(linear_binary_cross_entropy, jnp.ones((1, 1)), jnp.ones((1, 2)), bias=bias, **labels)
+    assert np.isnan(jax.grad(lambda w: loss(pos_weight=w))(2.0))
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_gradients_of_narrow_options_add_up_in_the_dtype_of_the_loss(reduction, rng):
     """A thousand chunks, of which bfloat16 would add up 256."""
