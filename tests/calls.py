@@ -210,7 +210,7 @@ def entries(draw):
     ]
     # What adapts a loss to the table is not its boundary.
     wrong = [(error, changes) for error, changes in wrong if not row.adapter or not {"x", "y", "where"} & set(changes)]
-    size = np.prod([np.max(own.get(name, 1.0), initial=1.0) for name in ("pos_weight", "weight")])
+    size = float(np.prod([np.max(own.get(name, 1.0), initial=1.0) for name in ("pos_weight", "weight")]))
 
     def loss(x, y, **changes):
         return row(x, y, **options | changes)
