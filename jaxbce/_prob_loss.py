@@ -99,13 +99,15 @@ def _prob_partial_fractions(p: Array, labels: Array, pos_weight: Array | None) -
 
 @jax.custom_jvp
 def _prob_slope(p: Array, labels: Array, pos_weight: Array | None) -> Array:
-    """∂ℓ/∂p over the common denominator, as PyTorch has it to the last bit; at p = 0 and 1 the partial fractions."""
+    """∂ℓ/∂p over the common denominator, as PyTorch has it to the last bit; partial fractions at 1 and next to 0."""
     a, b = coefficients(labels, pos_weight)
     numerator = p - labels if pos_weight is None else b * p - a * (1.0 - p)
     denominator = (1.0 - p) * p
-    certain = denominator == 0.0
-    slope = numerator / jnp.where(certain, 1.0, denominator)
-    return jnp.where(certain, _prob_partial_fractions(p, labels, pos_weight), slope)
+    # Next to 0 a numerator may be flushed to zero.
+    info = np.finfo(p.dtype)
+    tiny = denominator < float(info.tiny / info.eps)
+    slope = numerator / jnp.where(tiny, 1.0, denominator)
+    return jnp.where(tiny, _prob_partial_fractions(p, labels, pos_weight), slope)
 
 
 @_prob_slope.defjvp

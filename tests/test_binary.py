@@ -76,6 +76,12 @@ def test_the_slope_of_the_slope_by_the_label_at_tiny_probabilities():
         np.testing.assert_allclose(mixed, expected, rtol=1e-6)
 
 
+def test_the_slope_at_the_least_normal_probability():
+    """(1 - y)·p is flushed to zero, and 1 - y is not."""
+    p, y = (jnp.float32(value) for value in (np.finfo(np.float32).tiny, 0.5))
+    assert jax.grad(lambda p: binary_cross_entropy(p, y, pos_weight=0.0))(p) == 0.5
+
+
 def test_a_probability_may_be_half_precision_and_certain():
     """PyTorch's float16 gradient is NaN here."""
     p, y = jnp.asarray([0.0, 1.0, 0.0], jnp.float16), jnp.asarray([0.0, 1.0, 0.25], jnp.float16)
