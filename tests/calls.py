@@ -259,7 +259,9 @@ def classes(draw):
         x, a, weight, mask = parts(x, y)
         by = {"axis": options["axis"], "reduction": options["reduction"], "where": mask}
         weighted = options["reduction"] == "weighted_mean" or indices
-        return reduced(oracle.times(a, -log_softmax(x)).sum(-1), dtype, number=weight if weighted else None, **by)
+        losses = -log_softmax(x)
+        losses = np.where(losses > np.finfo(np.float64 if dtype == jnp.float64 else np.float32).max, np.inf, losses)
+        return reduced(oracle.times(a, losses).sum(-1), dtype, number=weight if weighted else None, **by)
 
     def slope(x, y):
         x, a, _, mask = parts(x, y)
