@@ -82,14 +82,6 @@ def coefficients(labels: Array, pos_weight: Array | None) -> tuple[Array, Array]
     return (labels if pos_weight is None else pos_weight * labels), 1.0 - labels
 
 
-def at_least(bound: float, value: Array) -> Array:
-    """max(bound, value), NaN where the value is.
-
-    A constant XLA puts second, so that the bound is hidden from it.
-    """
-    return jnp.maximum(jax.lax.optimization_barrier(jnp.asarray(bound, value.dtype)), value)
-
-
 # --- Powers -------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbce._numerics import Tangent, at_least, coefficients, directional, nan_outside
+from jaxbce._numerics import Tangent, coefficients, directional, nan_outside
 
 _LEAST_LOG = -100.0
 _STEEPEST = 1e12
@@ -42,10 +42,18 @@ def _reciprocal(x: Array) -> Array:
     return _quotient(jnp.ones_like(x), x)
 
 
+def _clamped(log: Array, p: Array) -> Array:
+    """max(log, -100), and NaN where the logarithm is, which is why it comes second.
+
+    A constant XLA would put there. min(p, -100) is -100 for every probability, and XLA does not know it.
+    """
+    return jnp.maximum(jnp.minimum(p, _LEAST_LOG), log)
+
+
 @jax.custom_jvp
 def _log(p: Array) -> Array:
     """max(log p, -100)."""
-    return at_least(_LEAST_LOG, jnp.log(p))
+    return _clamped(jnp.log(p), p)
 
 
 @_log.defjvp
@@ -58,10 +66,10 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def _log_complement(p: Array) -> Array:
     """max(log(1 - p), -100)."""
     if p.dtype != jnp.float64:
-        return at_least(_LEAST_LOG, jnp.log1p(-p))
+        return _clamped(jnp.log1p(-p), p)
     # XLA's log1p of -p is off by 128 ulp in float64 (jax#39707), and by 2 ulp of a positive argument.
     odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
-    return at_least(_LEAST_LOG, nan_outside(-jnp.log1p(odds), 1.0 - p))
+    return _clamped(nan_outside(-jnp.log1p(odds), 1.0 - p), p)
 
 
 @_log_complement.defjvp
