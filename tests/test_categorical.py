@@ -80,13 +80,14 @@ def test_an_index_is_a_one_hot_label(rng):
 
 
 @pytest.mark.parametrize(("t", "s"), [(0, 0.0), (1, 0.0), (0, 0.1), (1, 0.1)])
-def test_two_classes_are_binary_cross_entropy_with_logits(t, s):
+@pytest.mark.parametrize("labelled", [lambda t: t, lambda t: jnp.eye(2, dtype=jnp.float32)[t]], ids=["index", "probs"])
+def test_two_classes_are_binary_cross_entropy_with_logits(t, s, labelled):
     """In both tails, in value, gradient and second derivative, forward and reverse."""
     magnitudes = [0.0, 1e-3, 1.0, 8.0, 17.0, 20.0, 87.0, 200.0, 1e30] + [INF] * (s == 0)
     x = jnp.float32([*magnitudes, *np.negative(magnitudes)])
 
     def ours(x):
-        return cross_entropy(jnp.stack([jnp.zeros_like(x), x]), t, label_smoothing=s)
+        return cross_entropy(jnp.stack([jnp.zeros_like(x), x]), labelled(t), label_smoothing=s)
 
     def binary(x):
         return binary_cross_entropy_with_logits(x, t, label_smoothing=s)
