@@ -242,10 +242,8 @@ def _jax_run(loss: Loss, quantity: str, arrays: list[np.ndarray]) -> tuple[Run, 
     """The compiled call, and the memory that it needs beside arguments and results, in units of the largest array."""
     placed = [jnp.asarray(array) for array in arrays]
     compiled = jax.jit(_jax_function(loss, quantity)).lower(*placed).compile()
-    memory = compiled.memory_analysis()
-    return lambda: jax.block_until_ready(compiled(*placed)), memory.temp_size_in_bytes / max(
-        array.nbytes for array in placed
-    )
+    stored, largest = compiled.memory_analysis().temp_size_in_bytes, max(array.nbytes for array in placed)
+    return lambda: jax.block_until_ready(compiled(*placed)), stored / largest
 
 
 def _torch_run(loss: Loss, quantity: str, arrays: list[np.ndarray], wrap: Callable[[Loss], Loss]) -> Run:

@@ -79,6 +79,7 @@ def _pos_weight(labels: Array, where: Array | None, limit: Array | None, *, axis
     if limit is None:
         return weight
     limit = jax.lax.convert_element_type(limit, weight.dtype)
+    # Either may be NaN, and `minimum` keeps the second one alone.
     return nan_outside(jnp.minimum(limit, weight), limit)
 
 

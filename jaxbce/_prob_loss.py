@@ -81,7 +81,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 @jax.custom_jvp
 def prob_loss(p: Array, labels: Array, pos_weight: Array | None) -> Array:
     """ℓ(p, y, w)."""
-    # PyTorch's form, one operation shorter than with 1 - y: a certain and right probability costs -0, as it does there.
+    # PyTorch's form, one operation shorter than with 1 - y: a certain and right positive costs -0, as it does there.
     a = coefficients(labels, pos_weight)[0]
     return (labels - 1.0) * _log_complement(p) - a * _log(p)
 

@@ -559,18 +559,19 @@ def test_refusals(error, text, arguments, options):
         cross_entropy(*arguments, **options)
 
 
-def test_a_weight_outside_its_domain_is_nan_whatever_the_labels():
+@pytest.mark.parametrize("classes", [3, 5_000])
+def test_a_weight_outside_its_domain_is_nan_whatever_the_labels(classes):
     """Also where no label is of its class: what `jit` returns is no number where an eager call refuses."""
-    x, t = jnp.ones((2, 3), jnp.float32), jnp.array([1, 0])
+    x, t, u = jnp.ones((2, classes), jnp.float32), jnp.array([1, 0]), jnp.ones(classes, jnp.float32)
 
     @jax.jit
     def losses(u):
-        probs = jax.nn.one_hot(t, 3, dtype=jnp.float32)
+        probs = jax.nn.one_hot(t, classes, dtype=jnp.float32)
         return jnp.stack([cross_entropy(x, y, class_weight=u, reduction="none") for y in (t, probs, probs > 0)])
 
     for wrong in (-5.0, INF, NAN):
-        assert np.isnan(losses(jnp.float32([1, 1, wrong]))).all()
-    assert np.isfinite(losses(jnp.float32([1, 1, 3e38]))).all()
+        assert np.isnan(losses(u.at[2].set(wrong))).all()
+    assert np.isfinite(losses(u.at[2].set(3e38))).all()
 
 
 EXTREMES = np.float32(
