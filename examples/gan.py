@@ -31,7 +31,7 @@ BATCH_SIZE = 64
 NOISE = 32
 # The label of the real is 1 - 0.2 / 2 = 0.9: a discriminator that may not be certain leaves a gradient.
 LABEL_SMOOTHING = 0.2
-# Where fakes are as good as real, half of what it sees has the label 0.9 and half 0: it can but say 0.45 of each.
+# Where fakes are as good as real, half of what it sees has the label 0.9 and half 0: the best answer is 0.45.
 CANNOT_TELL = (1 - LABEL_SMOOTHING / 2) / 2
 
 

@@ -117,7 +117,7 @@ def main() -> None:
         losses.append(float(train_step(model, optimizer, batch[:, :32], batch[:, 32:])))
     ranks["after"], logits = search(model, *halves)
 
-    print(f"{len(train)} pairs to train on: loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last")
+    print(f"{len(train)} pairs to train on: loss {losses[0]:.2f} at first, {losses[-1]:.2f} at the end")
     print(f"search among {len(test)} others: how often the right half is")
     print(f"{'':<10}{'first':>8}{'best 10':>10}{'median place':>15}")
     print(f"{'chance':<10}{1 / len(test):8.1%}{10 / len(test):10.1%}{len(test) / 2:15.0f}")

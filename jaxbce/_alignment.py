@@ -29,7 +29,7 @@ class Admitted(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """The same in one dtype and one shape, the labels smoothed; `fused` if XLA takes the loss into a reduction.
+    """The same in one dtype and one shape, the labels smoothed.
 
     All but the predictions are NaN outside their domain; of those outside theirs the mathematics makes NaN.
     """
@@ -39,7 +39,6 @@ class Aligned(NamedTuple):
     parameters: dict[str, Any]
     weight: Array | None
     where: Array | None
-    fused: bool
 
 
 def compute_dtype(*arrays: Array | jax.ShapeDtypeStruct) -> type[np.floating]:
@@ -70,7 +69,7 @@ def guard(value: Array, name: str) -> Array:
     return nan_outside(value, value if high == np.inf else jnp.minimum(value, high - value))
 
 
-def align(given: Admitted, safe_prediction: float, *, fused: bool) -> Aligned:
+def align(given: Admitted, safe_prediction: float) -> Aligned:
     """The admitted arrays in one dtype and one shape, with harmless values where the mask hides them."""
     like = given.predictions
     where = None if given.where is None else spread(given.where, like)
@@ -87,7 +86,6 @@ def align(given: Admitted, safe_prediction: float, *, fused: bool) -> Aligned:
         parameters,
         fitted(given.weight, "weight"),
         where,
-        fused,
     )
 
 

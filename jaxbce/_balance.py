@@ -88,8 +88,8 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
 
     With n_c = counts, K the number of classes that occur and N = Σ_c n_c::
 
-        N / (K·n_c)                                  without beta: scikit-learn's "balanced"
-        K·e_c / Σ_k e_k,  1/e_c = (1 - β^n_c)/(1 - β)  with beta: the effective number of examples
+        N / (K·n_c)                without beta: scikit-learn's "balanced"
+        K·(1/E_c) / Σ_k (1/E_k)    with beta: E_c = (1 - β^n_c)/(1 - β), the effective number of examples
 
     and 1 for a class that does not occur, which has nothing to balance. An average example weighs 1 without beta, an
     average class with it. beta 0 weighs all classes alike; beta → 1 weighs by inverse frequency.
@@ -126,20 +126,22 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
     if array.ndim != 1:
         raise ValueError(f"{function}: counts must have one axis, one count per class, got shape {array.shape}.")
     array = within(function, "counts", array, None, array)
-    log_beta = None if beta is None else _log(admit_scalar(Target(function, "counts", array), "beta", beta), beta)
-    weight: Array = _class_weight(array, log_beta)
+    log_beta = (
+        None if beta is None else _log_of_beta(admit_scalar(Target(function, "counts", array), "beta", beta), beta)
+    )
+    weight: Array = _from_counts(array, log_beta)
     return weight
 
 
-def _log(array: Array, value: ArrayLike) -> Array | float:
+def _log_of_beta(beta: Array, given: ArrayLike) -> Array | float:
     """The logarithm of β; of a Python number before it is rounded to float32, where 1 - 0.9999 is off by 1e-4."""
-    if isinstance(value, int | float):
-        return -math.inf if value == 0 else math.log(value)
-    return jnp.log(guard(jax.lax.convert_element_type(array, compute_dtype(array)), "beta"))
+    if isinstance(given, int | float):
+        return -math.inf if given == 0 else math.log(given)
+    return jnp.log(guard(jax.lax.convert_element_type(beta, compute_dtype(beta)), "beta"))
 
 
 @jax.jit
-def _class_weight(counts: Array, log_beta: Array | None) -> Array:
+def _from_counts(counts: Array, log_beta: Array | float | None) -> Array:
     counts = guard(jax.lax.convert_element_type(counts, compute_dtype(counts)), "counts")
     missing = counts == 0.0
     number, classes = jnp.where(missing, 1.0, counts), jnp.sum(~missing, dtype=counts.dtype)

@@ -5,8 +5,8 @@ from jax import Array
 from jaxbce._alignment import Aligned
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
-from jaxbce._logit_loss import logit_loss
-from jaxbce._prob_loss import prob_loss
+from jaxbce._logit_loss import logit_loss, weighed_logit_loss
+from jaxbce._prob_loss import prob_loss, weighed_prob_loss
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -85,9 +85,9 @@ def binary_cross_entropy_with_logits(
     return from_logits(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.0)
+@elementwise(safe_prediction=0.0, weighed=weighed_logit_loss)
 def from_logits(given: Aligned) -> Array:
-    return logit_loss(given.predictions, given.labels, given.parameters["pos_weight"], given.fused)
+    return logit_loss(given.predictions, given.labels, **given.parameters)
 
 
 def binary_cross_entropy(
@@ -163,6 +163,6 @@ def binary_cross_entropy(
     return _from_probs(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.5)
+@elementwise(safe_prediction=0.5, weighed=weighed_prob_loss)
 def _from_probs(given: Aligned) -> Array:
     return prob_loss(given.predictions, given.labels, **given.parameters)

@@ -60,7 +60,7 @@ def cross_entropy(
         reduction: "mean" (for indices Σ loss / Σ u_t over the included entries, which is their number without weights;
             for probabilities Σ loss / number of included entries: PyTorch's two denominators), "weighted_mean"
             (Σ loss / Σ A with the A of labels before smoothing: for indices the same as "mean"), "sum" or "none". Where
-            nothing is included, or all weight is 0, a mean is 0, and so is its gradient by the logits.
+            nothing is included, or all weight is 0, a mean is 0, and so is its gradient with respect to the logits.
 
     Returns:
         The loss in float32, or float64 for float64 logits: of the shape of `logits` without `class_axis` for "none",

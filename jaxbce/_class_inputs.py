@@ -99,16 +99,16 @@ def _class_axis(function: str, class_axis: int, shape: tuple[int, ...]) -> int:
 
 
 def _labels(
-    function: str, labels: ArrayLike, shape: tuple[int, ...], entries: tuple[int, ...], class_axis: int
+    function: str, labels: ArrayLike, shape: tuple[int, ...], losses_shape: tuple[int, ...], class_axis: int
 ) -> tuple[Array, bool]:
     """The labels, and whether they are class indices."""
     array = admit_values(function, "labels", labels)
     if array.shape == shape:
         return array, False
-    if array.shape not in (entries, ()):
+    if array.shape not in (losses_shape, ()):
         raise ValueError(
-            f"{function}: labels must be class indices of shape {entries} or a scalar, or class probabilities of shape "
-            f"{shape}, got shape {array.shape}. The classes are axis {class_axis} of logits: see class_axis."
+            f"{function}: labels must be class indices of shape {losses_shape} or a scalar, or class probabilities of "
+            f"shape {shape}, got shape {array.shape}. The classes are axis {class_axis} of logits: see class_axis."
         )
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
@@ -138,5 +138,8 @@ def _class_weight(function: str, class_weight: ArrayLike | None, classes: int, l
         return None
     array = admit_values(function, "class_weight", class_weight)
     if array.shape != (classes,):
-        raise ValueError(f"{function}: class_weight must have shape ({classes},), one per class, got {array.shape}.")
+        raise ValueError(
+            f"{function}: class_weight must have shape ({classes},), one per class, got {array.shape}. "
+            "Which axis of logits has the classes, class_axis says."
+        )
     return within(function, "class_weight", array, None, logits)

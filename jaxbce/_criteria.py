@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxbce._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from jaxbce._categorical import cross_entropy
+from jaxbce._options import check_reduction
 from jaxbce._typing import ArrayLike, Reduction
 
 _STATIC = {"static": True}
@@ -18,14 +19,24 @@ _STATIC = {"static": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _BinaryOptions:
-    """What a binary loss can be told beside its arrays. The fields of a criterion have the names of the arguments."""
+class _Options:
+    """What every loss can be told beside its arrays. The fields of a criterion have the names of the arguments."""
 
-    pos_weight: ArrayLike | None = None
-    weight: ArrayLike | None = None
     label_smoothing: float = dataclasses.field(default=0.0, metadata=_STATIC)
     axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
     reduction: Reduction = dataclasses.field(default="mean", metadata=_STATIC)
+
+    def __post_init__(self) -> None:
+        """Refuse here what needs no arrays to be refused, and not at the first call."""
+        check_reduction(type(self).__name__, self.reduction, self.axis)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _BinaryOptions(_Options):
+    """What a binary loss can be told."""
+
+    pos_weight: ArrayLike | None = None
+    weight: ArrayLike | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +54,7 @@ class BCEWithLogitsLoss(_BinaryOptions):
         0.4740
     """
 
-    def __call__(self, logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> Array:
+    def __call__(self, logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None) -> Array:
         """The loss of logits and labels, without the entries that the mask leaves out."""
         return binary_cross_entropy_with_logits(logits, labels, where=where, **vars(self))
 
@@ -63,14 +74,14 @@ class BCELoss(_BinaryOptions):
         0.3285
     """
 
-    def __call__(self, probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> Array:
+    def __call__(self, probs: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None) -> Array:
         """The loss of probabilities and labels, without the entries that the mask leaves out."""
         return binary_cross_entropy(probs, labels, where=where, **vars(self))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class CrossEntropyLoss:
+class CrossEntropyLoss(_Options):
     """`cross_entropy` with its options bound.
 
     Attributes:
@@ -86,10 +97,7 @@ class CrossEntropyLoss:
     class_weight: ArrayLike | None = None
     class_axis: int = dataclasses.field(default=-1, metadata=_STATIC)
     ignore_index: int | None = dataclasses.field(default=-100, metadata=_STATIC)
-    label_smoothing: float = dataclasses.field(default=0.0, metadata=_STATIC)
-    axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
-    reduction: Reduction = dataclasses.field(default="mean", metadata=_STATIC)
 
-    def __call__(self, logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> Array:
+    def __call__(self, logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None) -> Array:
         """The loss of logits and labels, without the entries that the mask leaves out."""
         return cross_entropy(logits, labels, where=where, **vars(self))

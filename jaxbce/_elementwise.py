@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import jax
 from jax import Array
@@ -15,6 +15,8 @@ from jaxbce._numerics import included
 from jaxbce._reduction import number_reduced, reduce, weigh
 from jaxbce._typing import Reduction
 
+Mathematics: TypeAlias = Callable[[Aligned], Array]
+
 
 class Core(Protocol):
     """A loss of admitted arguments."""
@@ -22,40 +24,43 @@ class Core(Protocol):
     def __call__(self, given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array: ...
 
 
-def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Callable[[Aligned], Array]], Core]:
+def elementwise(
+    safe_prediction: float, *, weighed: Callable[..., Array] | None = None
+) -> Callable[[Mathematics], Core]:
     """A decorator that makes the core of a loss of its mathematics, the cost of each entry before weight and mask.
 
-    `safe_prediction` is what the mathematics sees where the mask hides an entry. `fusible` mathematics is short, and of
-    operations that XLA on CPU takes into the loop of a reduction: no select and no comparison.
+    `safe_prediction` is what the mathematics sees where the mask hides an entry. `weighed` is the mathematics once
+    more, with the weight in it, of few operations and of those alone that XLA on CPU takes into the loop of a
+    reduction: no select and no comparison. It has no derivatives; None if there is no such form.
     """
 
-    def decorate(mathematics: Callable[[Aligned], Array]) -> Core:
-        def losses(given: Admitted, *, fused: bool = False) -> Array:
-            aligned = align(given, safe_prediction, fused=fused)
+    def decorate(mathematics: Mathematics) -> Core:
+        def losses(given: Admitted) -> Array:
+            aligned = align(given, safe_prediction)
             return included(weigh(mathematics(aligned), aligned.weight), aligned.where)
 
-        fused = functools.partial(losses, fused=True)
-        returned = apart(losses)
-        reduced = apart(losses, stored=True)
-        reduced_in_one_loop = apart(fused)
-        reduced_alone_in_one_loop = apart(losses, stored=True, alone=fused)
+        fused = None if weighed is None else functools.partial(_fused, weighed, safe_prediction)
+        unreduced = apart(losses)
+        stored = apart(losses, stored=True)
+        always_fused = apart(losses, fused=fused)
+        fused_unless_differentiated = apart(losses, fused=fused, stored=True)
 
         def program(like: Array, where: Array | None, axis: tuple[int, ...] | None) -> Callable[[Admitted], Array]:
             """The fastest of equal programs for losses that are reduced."""
             # A mask is a select.
-            if not fusible or where is not None or not in_one_loop(like.size, number_reduced(like, axis)):
-                return reduced
+            if fused is None or where is not None or not in_one_loop(like.size, number_reduced(like, axis)):
+                return stored
             # Beside a gradient, which takes the memory of the losses, storing them is faster: not if it is narrower
             # than they are, nor where a loop of their own is slow.
             store_beside_gradient = like.dtype == compute_dtype(like) and shared_out(like.size)
-            return reduced_alone_in_one_loop if store_beside_gradient else reduced_in_one_loop
+            return fused_unless_differentiated if store_beside_gradient else always_fused
 
         # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
         def core(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
             given = alike(given)
             if reduction == "none":
-                return returned(given)
+                return unreduced(given)
             like = given.predictions
             where = None if given.where is None else spread(given.where, like)
             weight = None if given.weight is None else fit(given.weight, like, where, 0.0)
@@ -64,3 +69,8 @@ def elementwise(safe_prediction: float, *, fusible: bool = True) -> Callable[[Ca
         return core
 
     return decorate
+
+
+def _fused(weighed: Callable[..., Array], safe_prediction: float, given: Admitted) -> Array:
+    aligned = align(given, safe_prediction)
+    return weighed(aligned.predictions, aligned.labels, weight=aligned.weight, **aligned.parameters)

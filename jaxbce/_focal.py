@@ -7,7 +7,7 @@ from jaxbce._alignment import Aligned
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
 from jaxbce._modulated_loss import modulated_loss
-from jaxbce._numerics import exponent, product
+from jaxbce._numerics import Whole, exponent, nan_outside, product
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -89,7 +89,7 @@ def sigmoid_focal_loss(
     return _focal(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.0, fusible=False)
+@elementwise(safe_prediction=0.0)
 def _focal(given: Aligned) -> Array:
     labels, alpha = given.labels, given.parameters["alpha"]
     losses = modulated_loss(given.predictions, labels, given.parameters["gamma"], None)
@@ -174,9 +174,12 @@ def asymmetric_loss(
     return _asymmetric(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.0, fusible=False)
+@elementwise(safe_prediction=0.0)
 def _asymmetric(given: Aligned) -> Array:
     logits, labels, own = given.predictions, given.labels, given.parameters
     positive = modulated_loss(logits, jnp.ones_like(labels), own["gamma_pos"], None)
     negative = modulated_loss(logits, jnp.zeros_like(labels), own["gamma_neg"], own["margin"])
-    return product(labels, positive) + product(1.0 - labels, negative)
+    losses = product(labels, positive) + product(1.0 - labels, negative)
+    # Each half has parameters of its own. Where one is NaN, so are the derivatives with respect to the others'.
+    doubt = sum(0.0 * value for value in own.values() if not isinstance(value, Whole))
+    return nan_outside(losses, doubt)

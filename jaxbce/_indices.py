@@ -13,7 +13,7 @@ from jax import Array
 from jaxbce._values import Facts, refuse
 
 Absent: TypeAlias = int | Literal["negative"] | None
-"""What stands in the place of an index where there is none: one integer, any negative number, or nothing does."""
+"""What marks the absence of an index: one particular integer, any negative number, or nothing."""
 
 
 def refuse_stray(

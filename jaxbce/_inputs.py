@@ -52,12 +52,12 @@ def admit(
     array = admit_predictions(function, name, predictions)
     target = Target(function, name, array)
     mask = admit_mask(target, where)
-    if name == "probs":
+    if name in DOMAINS:
         array = within(function, name, array, mask, array)
     given = Admitted(
         array,
         within(function, "labels", _labels(target, labels), mask, array),
-        {name: _parameter(target, name, value, mask) for name, value in parameters.items()},
+        {own: _parameter(target, own, value, mask) for own, value in parameters.items()},
         admit_weight(target, "weight", weight, mask),
         admit_smoothing(target, label_smoothing),
         mask,
@@ -74,7 +74,7 @@ def admit_floating(function: str, name: str, value: ArrayLike, hint: str = "") -
     if not _is_float(array.dtype):
         raise TypeError(
             f"{function}: {name} must be floating, got dtype {array.dtype}. "
-            f"{hint}Convert {name} with .astype(jnp.float32) if they are numbers."
+            f"{hint}If this is what is meant, convert: jnp.asarray({name}, jnp.float32)."
         )
     return array
 
@@ -83,7 +83,7 @@ def admit_values(function: str, name: str, value: ArrayLike) -> Array:
     """Real numbers of any kind, as an array."""
     array = _asarray(function, name, value)
     if not _is_real(array.dtype):
-        raise TypeError(f"{function}: {name} must be real numbers, got dtype {array.dtype}.")
+        raise TypeError(f"{function}: {name} must be real numbers, got dtype {array.dtype}. Is it jnp.real({name})?")
     return array
 
 
@@ -99,7 +99,7 @@ def admit_weight(target: Target, name: str, value: ArrayLike | None, mask: Array
 def _parameter(target: Target, name: str, value: ArrayLike | Whole | None, mask: Array | None) -> Array | Whole | None:
     if isinstance(value, Whole):
         return value
-    if value is None and name not in ("pos_weight", "alpha"):
+    if value is None and not DOMAINS[name].optional:
         raise TypeError(f"{target.function}: {name} must be an array or numbers, got None. {DOMAINS[name].remedy}")
     return admit_weight(target, name, value, mask)
 
@@ -129,7 +129,9 @@ def admit_scalar(target: Target, name: str, value: ArrayLike) -> Array:
     """One number in the domain of `name`."""
     array = admit_values(target.function, name, value)
     if array.shape != ():
-        raise ValueError(f"{target.function}: {name} must be a scalar, got shape {array.shape}.")
+        raise ValueError(
+            f"{target.function}: {name} must be a scalar, got shape {array.shape}. One number serves the whole call."
+        )
     return within(target.function, name, array, None, target.array)
 
 
@@ -205,5 +207,15 @@ def _check_broadcast(target: Target, name: str, array: Array) -> None:
         raise ValueError(
             f"{target.function}: {name} must be a scalar or broadcast to the shape of {target.name}, right-aligned and "
             f"without enlarging it, got {name} of shape {array.shape} and {target.name} of shape {target.array.shape}. "
-            f"One value per leading entry needs trailing axes of 1, e.g. {name}[:, None]."
+            f"{_broadcast_remedy(name, array.shape, target)}"
         )
+
+
+def _broadcast_remedy(name: str, shape: tuple[int, ...], target: Target) -> str:
+    """Trailing axes of 1, where the shape fits axes that are not the last."""
+    whole = target.array.shape
+    for trailing in range(1, len(whole) - len(shape) + 1):
+        padded = (*shape, *[1] * trailing)
+        if _broadcasts(padded, whole):
+            return f"Trailing axes of 1 make it fit: {name}[..., {', '.join(['None'] * trailing)}] of shape {padded}."
+    return f"{name} may have {len(whole)} axes at most, each of size 1 or as long as that of {target.name}."

@@ -48,9 +48,8 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
         logits += jnp.broadcast_to(given["bias"].astype(features.dtype), logits.shape)
     hot = multi_hot(given["positives"] - start, logits.shape[1]) if "positives" in given else given["labels"]
     parameters = {"pos_weight": given.get("pos_weight")}
-    aligned = align(
-        Admitted(logits, hot, parameters, given.get("weight"), given.get("label_smoothing"), None), 0.0, fused=False
-    )
+    admitted = Admitted(logits, hot, parameters, given.get("weight"), given.get("label_smoothing"), None)
+    aligned = align(admitted, 0.0)
     pos_weight = aligned.parameters["pos_weight"]
     if hot.dtype == jnp.bool_ and "label_smoothing" not in given:
         losses = hard_logit_loss(logits, hot)

@@ -106,7 +106,9 @@ def _labels(target: Target, value: ArrayLike) -> Array:
 def _bias(function: str, value: ArrayLike, labels: int) -> Array:
     array = admit_floating(function, "bias", value)
     if array.shape != (labels,):
-        raise ValueError(f"{function}: bias must have shape ({labels},), one number per label, got {array.shape}.")
+        raise ValueError(
+            f"{function}: bias must have shape ({labels},), one per label (the last axis of kernel), got {array.shape}."
+        )
     return array
 
 

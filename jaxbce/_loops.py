@@ -17,12 +17,12 @@ as long, over rows of a thousand it is the faster."""
 _FEW: Final = 24
 """Classes that are faster one by one than together: ten in a third of the time, sixty-four no longer."""
 _SHARES: Final = 16
-"""What a size had better be a multiple of. On two cores a loop of odd size takes 2 to 10 times as long; on one core it
+"""What a size should be a multiple of. On two cores a loop of odd size takes 2 to 10 times as long; on one core it
 does not, so the reason is how XLA shares it out. Sixteen allows for more cores."""
 
 
 def in_one_loop(size: int, row: int) -> bool:
-    """Whether entries had better be computed in the loop that reduces each `row` of them into one, and stored nowhere.
+    """Whether entries should be computed in the loop that reduces each `row` of them into one, and stored nowhere.
 
     At a million entries a loop of its own, which has to store what it computes, takes 0.6 of the time, at ten million
     1.6 times as long.
@@ -33,7 +33,7 @@ def in_one_loop(size: int, row: int) -> bool:
 
 
 def class_by_class(classes: int, entries: int) -> bool:
-    """Whether classes had better be taken one by one, with no loop over them."""
+    """Whether classes should be taken one by one, with no loop over them."""
     return isinstance(classes, int) and isinstance(entries, int) and classes <= _FEW and shared_out(entries)
 
 

@@ -30,7 +30,7 @@ def admit_axes(function: str, name: str, value: AxisName | None) -> tuple[str, .
     except NameError:
         raise ValueError(
             f"{function}: {name} must name a mapped axis, got {value!r}, which is none here. "
-            f"Call it inside jax.shard_map over a mesh with that axis, or leave {name} out."
+            "Call it inside jax.shard_map, over a mesh with that axis."
         ) from None
     return axes
 

@@ -60,10 +60,10 @@ def _relative_slope(x: Array, labels: Array, margin: Array | None) -> Array:
 @functools.partial(_relative_slope.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, _, margin = primals
-    r, u, pq = _relative_slope(*primals), _error(*primals), sigmoid(x) * sigmoid(-x)
+    r, u = _relative_slope(*primals), _error(*primals)
     terms = [(lambda: r * (sigmoid(-x) - sigmoid(x) - r), tangents[0])]
-    # 2·u + (1 - 2y)·(q - p) = 1 - 2m.
-    terms += [(lambda: -_over(_over(pq if margin is None else pq * (1.0 - 2.0 * margin), u), u), tangents[1])]
+    # -(p·q/u²)·(2·u + (1 - 2y)·(q - p)), of which the bracket is 1: no label but 0, a constant, meets a margin.
+    terms += [(lambda: -_over(_over(sigmoid(x) * sigmoid(-x), u), u), tangents[1])]
     if margin is not None:
         terms += [(lambda: _over(r, u), tangents[2])]
     return r, directional(*terms)

@@ -9,8 +9,8 @@ autodiff where it would meet 0·inf, inf - inf or the kink of |x| at 0. And what
 `maximum`, or goes into the result on another way too: the loops in which XLA on CPU reduces arrays answer with the
 second operand where one is NaN, and its reductions by `max` and `min` leave NaN out (jaxlib 0.10 to 0.12).
 
-What stops a gradient here does so for JAX before 0.12: where reverse mode goes through a `scan` and is differentiated
-again, it forgets the rules and differentiates the formulas.
+`stop_gradient` is here for JAX before 0.12, which forgets the rules where reverse mode goes through a `scan` and is
+differentiated again, and differentiates the formulas.
 """
 
 import dataclasses

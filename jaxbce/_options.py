@@ -12,12 +12,17 @@ _REDUCTIONS = get_args(Reduction)
 
 def admit_reduction(function: str, reduction: Reduction, axis: Axis = None, ndim: int = 0) -> tuple[int, ...] | None:
     """Check the two options that say how to reduce; returns the axes, of an array of `ndim`."""
+    check_reduction(function, reduction, axis)
+    return admit_axis(function, axis, ndim)
+
+
+def check_reduction(function: str, reduction: Reduction, axis: Axis) -> None:
+    """What can be said of the two before there is an array."""
     if not isinstance(reduction, str) or reduction not in _REDUCTIONS:
         choices = ", ".join(map(repr, _REDUCTIONS))
         raise ValueError(f"{function}: reduction must be one of {choices}, got {reduction!r}.")
     if reduction == "none" and axis is not None:
         raise ValueError(f"{function}: reduction='none' reduces no axis, got axis={axis}; leave one of the two out.")
-    return admit_axis(function, axis, ndim)
 
 
 def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
@@ -28,6 +33,8 @@ def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
         axes = tuple(map(integer, axis if isinstance(axis, tuple | list) else [axis]))
     except TypeError:
         raise TypeError(f"{function}: axis must be None, an integer or several, got {axis!r}.") from None
+    if axes and ndim == 0:
+        raise ValueError(f"{function}: axis must be None for a scalar, which has no axes, got {axis}.")
     if any(not -ndim <= a < ndim for a in axes):
         raise ValueError(f"{function}: axis must lie in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}.")
     if len({a % ndim for a in axes}) < len(axes):

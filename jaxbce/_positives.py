@@ -4,11 +4,13 @@ import math
 from typing import Final
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxbce._indices import is_stray, refuse_stray
 from jaxbce._inputs import admit_values
 from jaxbce._typing import ArrayLike
+from jaxbce._values import is_readable
 
 PADDING: Final = "negative"
 """What says of an index that it is none, and fills a row."""
@@ -30,9 +32,20 @@ def admit_positives(
             f"{function}: positives must be integers, the indices of the labels that are on, got dtype {array.dtype}. "
             "Convert with positives.astype(jnp.int32); an array of 0 and 1 for all labels is something else."
         )
+    if is_readable(array) and _is_dense(np.asarray(array), labels):
+        raise ValueError(
+            f"{function}: positives must be the indices of the labels that are on, got 0 or 1 for each of {labels} "
+            "labels. If they are dense labels: linear_binary_cross_entropy takes them as `labels`, logits with them go "
+            "into binary_cross_entropy_with_logits. If they are indices, drop those that repeat; padding is -1."
+        )
     words = f"{function}: positives must be label indices below {labels}, or negative for padding"
     remedy = "Is the index that of another set of labels, or counted from 1?"
     return refuse_stray(array, labels, PADDING, mask, array, words, remedy)
+
+
+def _is_dense(array: np.ndarray, labels: int) -> bool:
+    """Whether there are as many as there are labels, and all are 0 or 1: three indices of which two are the same."""
+    return array.shape[-1] == labels > 2 and array.size > 0 and bool(array.min() >= 0 and array.max() <= 1)
 
 
 def multi_hot(positives: Array, labels: int) -> Array:

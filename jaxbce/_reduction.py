@@ -36,7 +36,7 @@ class Average:
 
     @classmethod
     def of(
-        cls, losses: ArrayLike, weight: ArrayLike | None = None, where: ArrayLike | None = None, axis: Axis = None
+        cls, losses: ArrayLike, *, weight: ArrayLike | None = None, where: ArrayLike | None = None, axis: Axis = None
     ) -> "Average":
         """The average of an array.
 
@@ -83,7 +83,18 @@ class Average:
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def psum(self, axis_name: AxisName) -> "Average":
-        """The average over all devices (or mapped instances) of `axis_name`, inside `shard_map`, `pmap` or `vmap`."""
+        """The average over all devices (or mapped instances) of `axis_name`, inside `shard_map`, `pmap` or `vmap`.
+
+        Raises:
+            TypeError: for what is no name.
+            ValueError: for an axis that is not mapped where it is called, or named twice.
+
+        Example:
+            >>> shards = jnp.array([[1.0, 2.0], [3.0, 10.0]])
+            >>> averages = jax.vmap(lambda shard: Average.of(shard).psum("shard"), axis_name="shard")(shards)
+            >>> print(averages.value)
+            [4. 4.]
+        """
         axes = admit_axes("Average.psum", "axis_name", axis_name)
         return Average(sum_over(self.total, axes), sum_over(self.weight, axes))
 

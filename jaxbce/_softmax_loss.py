@@ -122,9 +122,10 @@ def _is_label(x: Array, at: Array, axis: int) -> Array:
 
 
 def _kept(values: Array, where: Array | None, axis: int) -> Array:
-    """Values by class, and 0 where the mask leaves an entry out, which keeps its classes from `first` on.
+    """Values by class, and 0 for the entries that the mask leaves out.
 
-    To compare the index of each class is faster than to broadcast the mask: over ten classes XLA on CPU needs half the
+    An entry keeps its classes from `first` on, which is 0 if it is included, and beyond the last class if not. To
+    compare the index of each class is faster than to broadcast the mask: over ten classes XLA on CPU needs half the
     time.
     """
     if where is None:

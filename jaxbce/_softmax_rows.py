@@ -59,8 +59,8 @@ def below(x: Array, greatest: Array, scale: float) -> Array:
     """The distance x - max(x) ≤ 0, exact for a scale that is a power of two.
 
     The loops over the classes that a loss and its slope run side by side have a scale each: where two of them share a
-    subexpression, if only the broadcast of max(x), XLA on CPU stores it in the size of the logits, and is several times
-    slower.
+    subexpression, even the mere broadcast of max(x), XLA on CPU stores it in the size of the logits, and is several
+    times slower.
     """
     greatest = scale * greatest
     return (jnp.minimum(greatest, scale * x) - greatest) / scale

@@ -299,7 +299,9 @@ def positives(draw):
 
     def data(tame):
         x = logits(rng, (*shape, width), dtype, True) / 4 if head else logits(rng, (*shape, labels), dtype, tame)
-        return x.astype(dtype), rng.integers(-2, labels, (*shape, k))
+        y = rng.integers(-2, labels, (*shape, k))
+        y.reshape(-1)[:1] = -1  # so that they cannot be taken for dense labels
+        return x.astype(dtype), y
 
     def parts(x, y):
         x = rounded(x, dtype)
@@ -417,7 +419,7 @@ def averages(draw):
 
     return Call(
         "Average.of",
-        lambda x, v, **changes: jaxbce.Average.of(x, v, **{"where": where, "axis": axis} | changes).value,
+        lambda x, v, **changes: jaxbce.Average.of(x, weight=v, **{"where": where, "axis": axis} | changes).value,
         {},
         lambda tame: (np.abs(logits(rng, shape, dtype, tame)), factors(rng, smaller_shape)),
         expected,

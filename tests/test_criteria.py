@@ -51,7 +51,7 @@ def test_a_call_is_a_call_of_the_function(criterion, rng):
     options = options_of(criterion)
     function = CRITERIA[criterion]
     np.testing.assert_array_equal(criterion(**options)(x, y), function(x, y, **options))
-    np.testing.assert_array_equal(criterion(**options)(x, y, where), function(x, y, where=where, **options))
+    np.testing.assert_array_equal(criterion(**options)(x, y, where=where), function(x, y, where=where, **options))
     np.testing.assert_array_equal(criterion()(x, y, where=where), function(x, y, where=where))
 
 
@@ -75,9 +75,9 @@ def test_as_an_argument_of_jit_and_grad(criterion, rng):
 
     @jax.jit
     def loss(criterion, x):
-        return criterion(x, y, where).sum()
+        return criterion(x, y, where=where).sum()
 
-    np.testing.assert_allclose(loss(bound, x), bound(x, y, where).sum(), rtol=1e-6)
+    np.testing.assert_allclose(loss(bound, x), bound(x, y, where=where).sum(), rtol=1e-6)
     slope = jax.grad(loss)(bound, x)
     assert type(slope) is criterion
     doubled = jax.tree.map(lambda w: w * 2, bound)
@@ -111,7 +111,12 @@ def test_equal_to_nothing_but_itself(criterion):
 
 
 @every_criterion
-def test_refusals_are_those_of_the_function(criterion, rng):
+def test_refusals(criterion, rng):
+    """At once what needs no arrays to be refused, else by the function."""
+    with pytest.raises(ValueError, match=f"{criterion.__name__}: reduction must be one of"):
+        criterion(reduction="batchmean")
+    with pytest.raises(ValueError, match=f"{criterion.__name__}: reduction='none' reduces no axis"):
+        criterion(reduction="none", axis=0)
     x, y, _ = batch(criterion, rng)
-    with pytest.raises(ValueError, match=f"{CRITERIA[criterion].__name__}: reduction must be one of"):
-        criterion(reduction="batchmean")(x, y)
+    with pytest.raises(ValueError, match=f"{CRITERIA[criterion].__name__}: axis must lie in"):
+        criterion(axis=2)(x, y)

@@ -1,4 +1,5 @@
-"""The documentation site: its JavaScript computes what jaxbce does, its API page has every public name."""
+"""The documentation site: its JavaScript computes what jaxbce does, its API page has every public name. All prose
+is wrapped at one width."""
 
 import functools
 import html
@@ -18,6 +19,7 @@ import jaxbce
 from docs import reference
 
 DOCS = pathlib.Path(reference.__file__).parent
+PROSE = [*(DOCS.parent / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *sorted(DOCS.glob("*.md"))]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 LOGITS = [-700.0, -40.0, -17.3, -6.0, -2.5, -0.3, 0.0, 0.4, 1.0, 3.7, 9.0, 21.0, 39.0, 700.0]
@@ -100,6 +102,14 @@ def test_nothing_is_fetched_from_elsewhere():
     for path in [*DOCS.glob("*.md"), *(DOCS / "_static").iterdir()]:
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(|@import|fetch\(""", text), path.name
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
+def test_prose_is_wrapped(path):
+    """At 120 columns: all but code, rows of tables, and what has no place to break."""
+    text = re.sub(r"^ *```.*?^ *```$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    whole = re.compile(r"\||\s*(- )?(\S+|\[[^]]*\]\(\S*\)\S*)$")
+    assert not [line for line in text.splitlines() if len(line) > 120 and not whole.match(line)]
 
 
 def test_the_api_page_has_every_public_name():

@@ -237,6 +237,14 @@ def test_refusals(loss, parameter, bad):
     assert np.isnan(slope)
 
 
+@pytest.mark.parametrize("bad", ["gamma_pos", "gamma_neg", "margin"])
+def test_a_parameter_outside_spoils_the_derivatives_by_all(bad):
+    """Also by those of the half that it is no part of."""
+    parameters = {"gamma_pos": 1.5, "gamma_neg": 2.5, "margin": 0.05, bad: -1.0}
+    slopes = jax.jit(jax.grad(lambda p: asymmetric_loss(jnp.arange(3.0), jnp.asarray([0, 1, 0.5]), **p)))(parameters)
+    assert np.isnan(list(slopes.values())).all()
+
+
 @pytest.mark.parametrize(
     "loss",
     [

@@ -52,6 +52,24 @@ def test_weights_and_masks_never_enlarge(row, name):
             row(X, Y, **{name: jnp.ones(shape, bool)})
 
 
+@pytest.mark.parametrize(
+    ("logits", "given", "remedy"),
+    [((3, 2), (3,), ("None",)), ((2, 3, 4, 5), (2, 3), ("None", "None")), ((2, 3, 4, 5), (3,), ("None", "None"))],
+)
+def test_the_remedy_against_a_weight_that_does_not_fit(logits, given, remedy):
+    x, weight = jnp.zeros(logits), jnp.ones(given)
+    with refuses(ValueError, rf"weight\[\.\.\., {', '.join(remedy)}\]"):
+        binary_cross_entropy_with_logits(x, 1, weight=weight)
+    weight = weight[(..., *[None] * len(remedy))]
+    assert binary_cross_entropy_with_logits(x, 1, weight=weight) == binary_cross_entropy_with_logits(x, 1)
+
+
+@pytest.mark.parametrize(("logits", "given"), [((), (2,)), ((3,), (2, 3)), ((3, 2), (4,))])
+def test_no_axes_of_1_where_they_are_no_remedy(logits, given):
+    with refuses(ValueError, f"weight may have {len(logits)} axes at most, each of size 1 or as long as"):
+        binary_cross_entropy_with_logits(jnp.zeros(logits), 1, weight=jnp.ones(given))
+
+
 @every_loss
 def test_dtypes(row):
     for x in (X.astype(jnp.int32), X > 0, X.astype(jnp.complex64), 1, [1, 2]):

@@ -26,7 +26,7 @@ def test_averages_add_over_unequal_batches(rng):
     losses, weight = rng.random(100), rng.random(100)
     cuts = [0, 3, 40, 40, 99, 100]
     parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
-    total = sum(Average.of(losses[part], weight[part]) for part in parts)
+    total = sum(Average.of(losses[part], weight=weight[part]) for part in parts)
     np.testing.assert_allclose(total.value, np.average(losses, weights=weight), rtol=1e-14)
     mean_of_means = np.mean([losses[part].mean() for part in parts if losses[part].size])
     assert abs(mean_of_means - losses.mean()) > 1e-3
@@ -38,8 +38,8 @@ def test_the_mean_of_a_loss_is_its_average(rng):
     losses = binary_cross_entropy_with_logits(x, y, reduction="none")
     for reduction, average in {
         "mean": Average.of(losses * v, where=mask).value,
-        "weighted_mean": Average.of(losses, v, mask).value,
-        "sum": Average.of(losses, v, mask).total,
+        "weighted_mean": Average.of(losses, weight=v, where=mask).value,
+        "sum": Average.of(losses, weight=v, where=mask).total,
     }.items():
         loss = binary_cross_entropy_with_logits(x, y, weight=v, where=mask, reduction=reduction)
         np.testing.assert_allclose(loss, average, rtol=1e-14)
@@ -55,7 +55,7 @@ def test_nothing_included_is_zero_with_zero_gradient():
 
 def test_the_gradient_by_weights_of_zero_is_that_of_the_sum():
     losses = jnp.asarray([1.0, 3.0, 0.5], jnp.float32)
-    gradient = jax.grad(lambda weight: Average.of(losses, weight).value)(jnp.zeros(3, jnp.float32))
+    gradient = jax.grad(lambda weight: Average.of(losses, weight=weight).value)(jnp.zeros(3, jnp.float32))
     np.testing.assert_array_equal(gradient, losses)
 
 

@@ -121,6 +121,18 @@ def test_indices_beyond_the_labels(rng):
     assert "positives must be label indices below 7" in error.get()
 
 
+def test_dense_labels_are_no_indices():
+    """Which 0 and 1 would be, of the first two labels."""
+    logits = jnp.asarray([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
+    with pytest.raises(ValueError, match="got 0 or 1 for each of 3 labels"):
+        sparse_binary_cross_entropy_with_logits(logits, jnp.asarray([[1, 0, 0], [0, 1, 1]]))
+    padded = jnp.asarray([[0, -1, -1], [1, 2, -1]])
+    dense = jnp.asarray([[1, 0, 0], [0, 1, 1]])
+    assert sparse_binary_cross_entropy_with_logits(logits, padded) == binary_cross_entropy_with_logits(logits, dense)
+    two = sparse_binary_cross_entropy_with_logits(logits[:, :2], jnp.asarray([[0, 1], [1, 1]]))
+    assert two == binary_cross_entropy_with_logits(logits[:, :2], jnp.asarray([[1, 1], [0, 1]]))
+
+
 def test_a_masked_example_may_hold_any_index(rng):
     logits, positives, dense = draw(rng, (4, 7))
     positives[1, 0] = 1000
