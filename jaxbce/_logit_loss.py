@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._numerics import Tangent, coefficients, directional, lesser_sigmoid, log1p_exp, product, sigmoid, softplus
+from jaxbce._numerics import (
+    Tangent,
+    coefficients,
+    directional,
+    lesser_sigmoid,
+    log1p_exp,
+    product,
+    sigmoid,
+    sigmoids,
+    softplus,
+)
 
 
 def _total(labels: Array, pos_weight: Array | None, value: Array) -> Array:
@@ -90,12 +100,13 @@ def logit_slope(x: Array, labels: Array, pos_weight: Array | None) -> Array:
 @functools.partial(logit_slope.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, labels, pos_weight = primals
-    terms = [(lambda: _total(labels, pos_weight, sigmoid(x) * sigmoid(-x)), tangents[0])]
+    p, q = sigmoids(x)
+    terms = [(lambda: _total(labels, pos_weight, p * q), tangents[0])]
     if pos_weight is None:
         terms += [(lambda: -jnp.ones_like(x), tangents[1])]
     else:
-        terms += [(lambda: -(pos_weight * sigmoid(-x) + sigmoid(x)), tangents[1])]
-        terms += [(lambda: -labels * sigmoid(-x), tangents[2])]
+        terms += [(lambda: -(pos_weight * q + p), tangents[1])]
+        terms += [(lambda: -labels * q, tangents[2])]
     return logit_slope(x, labels, pos_weight), directional(*terms)
 
 
@@ -109,7 +120,8 @@ def _label_slope(x: Array, pos_weight: Array) -> Array:
 @functools.partial(_label_slope.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
     x, pos_weight = primals
+    p, q = sigmoids(x)
     return _label_slope(x, pos_weight), directional(
-        (lambda: -(pos_weight * sigmoid(-x) + sigmoid(x)), tangents[0]),
+        (lambda: -(pos_weight * q + p), tangents[0]),
         (lambda: softplus(-x), tangents[1]),
     )

@@ -32,6 +32,7 @@ from jaxbce._numerics import (
     power,
     product,
     sigmoid,
+    sigmoids,
     softplus,
 )
 
@@ -42,7 +43,8 @@ derivative."""
 
 def _error(x: Array, labels: Array, margin: Array | None) -> Array:
     """The probability u of being wrong."""
-    error = labels * sigmoid(-x) + (1.0 - labels) * sigmoid(x)
+    p, q = sigmoids(x)
+    error = labels * q + (1.0 - labels) * p
     return error if margin is None else jnp.maximum(error - margin, 0.0)
 
 
@@ -54,16 +56,17 @@ def _over(numerator: Array, error: Array) -> Array:
 @jax.custom_jvp
 def _relative_slope(x: Array, labels: Array, margin: Array | None) -> Array:
     """The relative slope r = u'/u = (1 - 2y)·p·q/u."""
-    return (1.0 - 2.0 * labels) * _over(sigmoid(x) * sigmoid(-x), _error(x, labels, margin))
+    p, q = sigmoids(x)
+    return (1.0 - 2.0 * labels) * _over(p * q, _error(x, labels, margin))
 
 
 @functools.partial(_relative_slope.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, _, margin = primals
-    r, u = _relative_slope(*primals), _error(*primals)
-    terms = [(lambda: r * (sigmoid(-x) - sigmoid(x) - r), tangents[0])]
+    r, u, (p, q) = _relative_slope(*primals), _error(*primals), sigmoids(x)
+    terms = [(lambda: r * (q - p - r), tangents[0])]
     # -(p·q/u²)·(2·u + (1 - 2y)·(q - p)), of which the bracket is 1: no label but 0, a constant, meets a margin.
-    terms += [(lambda: -_over(_over(sigmoid(x) * sigmoid(-x), u), u), tangents[1])]
+    terms += [(lambda: -_over(_over(p * q, u), u), tangents[1])]
     if margin is not None:
         terms += [(lambda: _over(r, u), tangents[2])]
     return r, directional(*terms)
@@ -78,11 +81,11 @@ def _modulator(x: Array, labels: Array, gamma: Exponent, margin: Array | None) -
 @functools.partial(_modulator.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, labels, gamma, margin = primals
-    modulator, u = _modulator(*primals), _error(x, labels, margin)
+    modulator, u, (p, q) = _modulator(*primals), _error(x, labels, margin), sigmoids(x)
     rate = modulator * number(gamma)
     terms = [
         (lambda: rate * _relative_slope(x, labels, margin), tangents[0]),
-        (lambda: rate * _over(sigmoid(-x) - sigmoid(x), u), tangents[1]),
+        (lambda: rate * _over(q - p, u), tangents[1]),
     ]
     if not isinstance(gamma, Whole):
         terms += [(lambda: modulator * _log_error(x, labels, margin), tangents[2])]
@@ -93,9 +96,9 @@ def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array,
 
 def _log_error(x: Array, labels: Array, margin: Array | None) -> Array:
     """The logarithm of u, and 0 at u = 0, where u^γ·log u is to be 0."""
-    u = _error(x, labels, margin)
+    u, (p, q) = _error(x, labels, margin), sigmoids(x)
     # Next to u = 1 the logarithm rests on what is missing there.
-    missing = labels * sigmoid(x) + (1.0 - labels) * sigmoid(-x)
+    missing = labels * p + (1.0 - labels) * q
     missing = missing if margin is None else missing + margin
     return jnp.where(u > 0.5, jnp.log1p(-jnp.minimum(missing, 0.5)), jnp.log(jnp.where(u == 0.0, 1.0, u)))
 
@@ -130,10 +133,10 @@ def _modulated_slope(x: Array, labels: Array, gamma: Exponent, margin: Array | N
 
 def _label_slope(x: Array, labels: Array, gamma: Exponent) -> Array:
     """∂F/∂y = u^γ·(γ·(q - p)/u·ℓ - x). No label but 0, a constant, meets a margin."""
-    modulator, u = _modulator(x, labels, gamma, None), _error(x, labels, None)
+    modulator, u, (p, q) = _modulator(x, labels, gamma, None), _error(x, labels, None), sigmoids(x)
     change = product(modulator, jnp.maximum(-x, 0.0)) - product(modulator, jnp.maximum(x, 0.0))
     rate = modulator * number(gamma)
-    return rate * _over(sigmoid(-x) - sigmoid(x), u) * logit_loss(_near(x), labels, None) + change
+    return rate * _over(q - p, u) * logit_loss(_near(x), labels, None) + change
 
 
 def _gamma_slope(x: Array, labels: Array, gamma: Array, margin: Array | None) -> Array:
@@ -195,15 +198,16 @@ def _beyond_margin(x: Array, margin: Array) -> Array:
 @jax.custom_jvp
 def _share(x: Array, margin: Array) -> Array:
     """q/(q + m), and 1 at m = 0, where q may have underflowed."""
-    remaining = sigmoid(-x) + margin
-    return jnp.where(remaining == 0.0, 1.0, sigmoid(-x) / jnp.where(remaining == 0.0, 1.0, remaining))
+    q = sigmoid(-x)
+    remaining = q + margin
+    return jnp.where(remaining == 0.0, 1.0, q / jnp.where(remaining == 0.0, 1.0, remaining))
 
 
 @functools.partial(_share.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
     x, margin = primals
-    share = _share(x, margin)
+    share, (p, q) = _share(x, margin), sigmoids(x)
     return share, directional(
-        (lambda: -sigmoid(x) * share * (1.0 - share), tangents[0]),
-        (lambda: -_over(share, sigmoid(-x) + margin), tangents[1]),
+        (lambda: -p * share * (1.0 - share), tangents[0]),
+        (lambda: -_over(share, q + margin), tangents[1]),
     )

@@ -125,16 +125,23 @@ def lesser_sigmoid(x: Array) -> Array:
 
 
 @jax.custom_jvp
-def sigmoid(x: Array) -> Array:
-    """σ(x) = 1 / (1 + exp(-x)): with q = σ(-|x|), it is |1 - q| where x > 0 and |0 - q| elsewhere."""
-    return jnp.abs(jnp.maximum(jnp.sign(x), 0.0) - lesser_sigmoid(x))
+def sigmoids(x: Array) -> tuple[Array, Array]:
+    """σ(x) = 1 / (1 + exp(-x)) and σ(-x): the lesser of the two and what it lacks to 1, which loses nothing."""
+    above, lesser = jnp.maximum(jnp.sign(x), 0.0), lesser_sigmoid(x)
+    return jnp.abs(above - lesser), jnp.abs(1.0 - above - lesser)
 
 
-@sigmoid.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,) = primals
+@sigmoids.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    p, q = sigmoids(*primals)
     # σ' = σ(x)·σ(-x). Autodiff's σ·(1 - σ) is exactly 0 from x = 17 on in float32.
-    return sigmoid(x), sigmoid(x) * sigmoid(-x) * tangents[0]
+    change = p * q * tangents[0]
+    return (p, q), (change, -change)
+
+
+def sigmoid(x: Array) -> Array:
+    """σ(x)."""
+    return sigmoids(x)[0]
 
 
 # Chebyshev interpolation of log1p(m)/m on [0, 1] at degree 9, off by 5e-9 of itself; highest power first.
