@@ -144,8 +144,8 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
 def _align_probs(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
     logits, where, u = _align_logits(given, class_axis)
-    probs = fit(given.labels, logits, None if where is None else spread(where, logits), 0.0)
-    probs = probs if given.labels.dtype == jnp.bool_ else guard(probs, "labels")
+    # Bools too, for the reason that `align` has.
+    probs = guard(fit(given.labels, logits, None if where is None else spread(where, logits), 0.0), "labels")
 
     def weighed(probs: Array) -> Array:
         return probs if u is None else u * probs

@@ -24,6 +24,22 @@ jax.config.update("jax_default_matmul_precision", "highest")
 if jax.config.jax_platforms and "cpu" not in jax.config.jax_platforms.split(","):
     jax.config.update("jax_platforms", f"{jax.config.jax_platforms},cpu")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked `slow` too, as CI does")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave out what is `slow`, where nothing is said of which tests to run; workers are told with the options."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS or config.option.markexpr or config.option.keyword
+    if not (named or config.option.all):
+        config.option.markexpr = "not slow"
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return "tests marked `slow` are left out; --all runs them" if config.option.markexpr == "not slow" else None
+
+
 # Tracing allocates much and leaves little garbage, and a worker that has traced for minutes holds much to look through.
 gc.set_threshold(100_000, 50, 20)
 

@@ -284,6 +284,16 @@ def test_masks_hide_anything(rng):
             assert (gradient[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_bool_probabilities_let_no_bad_number_through(bad):
+    """A number times a converted bool is a select to XLA, in which a NaN is lost where the bool is False."""
+    y = np.asarray([[False, False, False], [True, False, False]])
+    losses = jax.jit(lambda x, y, u: cross_entropy(x, y, class_weight=u, reduction="none"))
+    assert np.isnan(losses(jnp.zeros((2, 3)), y, jnp.asarray([1.0, bad, 1.0]))).all()
+    one = jax.jit(functools.partial(cross_entropy, reduction="none"))(jnp.asarray([[np.nan], [0.0]]), y[:, 1:2])
+    np.testing.assert_array_equal(np.isnan(one), [True, False])
+
+
 @pytest.mark.parametrize("shape", [(500, 10), (1024, 10), (41, 101), (1040, 16), (70, 1000), (5, 5000)])
 def test_a_nan_logit_of_any_class_gets_through(rng, shape):
     """In the loops that reduce many logits XLA on CPU may drop a NaN in `maximum` and `minimum`."""
