@@ -126,9 +126,8 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
     if array.ndim != 1:
         raise ValueError(f"{function}: counts must have one axis, one count per class, got shape {array.shape}.")
     array = within(function, "counts", array, None, array)
-    log_beta = (
-        None if beta is None else _log_of_beta(admit_scalar(Target(function, "counts", array), "beta", beta), beta)
-    )
+    target = Target(function, "counts", array)
+    log_beta = None if beta is None else _log_of_beta(admit_scalar(target, "beta", beta), beta)
     weight: Array = _from_counts(array, log_beta)
     return weight
 

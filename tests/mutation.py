@@ -1,6 +1,6 @@
 """Would the tests notice? Mutants of the package, each under the tests that reach its line.
 
-    python -m pytest --cov --cov-context=test                  # which test reaches which line: into .coverage
+    python -m pytest --all --cov --cov-context=test            # which test reaches which line: into .coverage
     python -m tests.mutation --each 8 --seed 0 --workers 2     # so many mutants of each module, drawn at random
     python -m tests.mutation --only _numerics                  # every mutant of one module
 

@@ -21,6 +21,8 @@ import pytest
 import jaxbce
 from tests import oracle
 
+pytestmark = pytest.mark.slow
+
 SLACK = 1 if jax.default_backend() == "cpu" else 2
 
 POS_WEIGHTS = [None, 1e-3, 0.7, 3.0, 1e3]

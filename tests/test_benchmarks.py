@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.cpu  # A benchmark needs the device for itself.
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # A benchmark needs the device for itself.
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 

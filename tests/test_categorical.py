@@ -490,6 +490,7 @@ def test_an_average_of_weighed_losses(rng):
     np.testing.assert_allclose(sum(sums).value, cross_entropy(x, t, class_weight=u), rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(data=st.data())
 def test_random_calls_meet_the_definition(data):

@@ -12,7 +12,7 @@ import jaxbce
 from jaxbce._numerics import _LOG1P, log1p_exp
 from tests.losses import BINARY, FAMILIES
 
-pytestmark = pytest.mark.cpu  # Other compilers fuse what they see fit.
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # Other compilers fuse what they see fit.
 
 LARGE = 2**21
 """Entries from which on a loss and its reduction are one loop, where no derivative is asked for."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.cpu  # whose figures they are held to
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # whose figures they are held to
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

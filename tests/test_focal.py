@@ -245,6 +245,7 @@ def test_a_parameter_outside_spoils_the_derivatives_by_all(bad):
     assert np.isnan(list(slopes.values())).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [

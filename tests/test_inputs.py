@@ -188,6 +188,7 @@ class TestOutsideTheDomain:
         assert np.isnan(value)
         assert np.isnan(gradient).any()
 
+    @pytest.mark.slow
     def test_checkify_names_it(self, row, name, arguments, extremes):
         for transform, x in [(itself, X[:, 0]), (jax.grad, X[:, 0]), (mapped, X.T)]:
             with refuses(checkify.JaxRuntimeError, row.name, name, extremes.split(" ")[1]):
@@ -291,6 +292,7 @@ def test_checks_of_a_batch_tell_its_extremes():
         checked(X, labels)[0].throw()
 
 
+@pytest.mark.slow
 @every_loss
 def test_the_checks_of_checkify_find_nothing(row):
     """No NaN and no division by zero arises on the way, even at the ends of the domain, nor under a mask."""

@@ -124,6 +124,7 @@ def test_derivatives_in_every_argument_and_order(row, rng):
     assert_numerical_derivatives(plain, (x[0],), order=3 if full else 2, tolerance=1e-4)
 
 
+@pytest.mark.slow
 @every_loss
 def test_forward_reverse_and_mixed_derivatives_agree(row, rng):
     x, y = (a[0] for a in batch(row, rng, jnp.float64))
@@ -244,6 +245,7 @@ def test_nan_and_outsiders_beside_bool_labels(row):
             np.testing.assert_array_equal(np.isnan(found), [True, True, False, False])
 
 
+@pytest.mark.slow
 @every_loss
 def test_second_derivatives_through_a_scan(row, rng):
     """JAX before 0.12 forgets custom derivatives there and differentiates the formulas, which must not make it NaN."""
@@ -504,6 +506,7 @@ def test_one_trace_serves_all_values(row, rng):
         close(step(x, y, w, s)[0], row.expected(x, y, pos_weight=w, label_smoothing=s))
 
 
+@pytest.mark.slow
 @every_loss
 @settings(deadline=None, max_examples=10)
 @given(data=st.data())

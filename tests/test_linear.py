@@ -194,6 +194,7 @@ def test_infinite_and_nan_features(rng):
     assert linear_binary_cross_entropy(features[:2], kernel, positives=positives[:2], weight=[[1.0], [0.0]]) == 0
 
 
+@pytest.mark.slow
 def test_transforms(rng):
     arguments = draw(rng, 2, 2, 3)
     positives, dense = indices(rng, 2, 3, 2)
@@ -424,6 +425,7 @@ CASES_ON_A_MESH = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize(("specs", "reduction"), CASES_ON_A_MESH, ids=[reduction for _, reduction in CASES_ON_A_MESH])
 def test_batch_and_labels_split_over_devices(specs, reduction, rng):

@@ -15,7 +15,7 @@ from jaxbce import Average, cross_entropy
 from tests import parallel
 from tests.losses import FAMILIES
 
-pytestmark = pytest.mark.cpu  # whose devices are simulated
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # whose devices are simulated
 
 
 @functools.cache

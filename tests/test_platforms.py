@@ -13,6 +13,8 @@ import pytest
 import jaxbce
 from tests.settings import DEFAULTS, configured
 
+pytestmark = pytest.mark.slow
+
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 # What a batch holds, in which n is the number of examples and c that of labels or classes.

@@ -14,7 +14,7 @@ from tests import extras
 from tests.parity.differences import DIFFERENCES, Refusal
 from tests.settings import DEFAULTS, configured
 
-pytestmark = pytest.mark.cpu  # whose figures are printed
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # whose figures are printed
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}

@@ -17,6 +17,8 @@ from tests.losses import BINARY, FAMILIES
 from tests.settings import DEFAULTS, configured
 from tests.test_public import PUBLIC
 
+pytestmark = pytest.mark.slow
+
 # The third row is masked.
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.5, 3.0, -4.0], [np.nan] * 3, [-4.0, 0.0, 1.0]])
 PROBS = 1 / (1 + np.exp(-LOGITS))
@@ -30,12 +32,12 @@ OPTIONS = {"pos_weight": 3.0, "weight": WEIGHTS, "label_smoothing": 0.1, "where"
 
 
 def logit_criteria(x):
-    bound = jaxbce.BCEWithLogitsLoss(pos_weight=jnp.ones(3, x.dtype), label_smoothing=0.1)(x, LABELS, MASK)
-    return bound + jaxbce.CrossEntropyLoss(class_weight=WEIGHTS)(x, CLASSES, ROWS)
+    bound = jaxbce.BCEWithLogitsLoss(pos_weight=jnp.ones(3, x.dtype), label_smoothing=0.1)(x, LABELS, where=MASK)
+    return bound + jaxbce.CrossEntropyLoss(class_weight=WEIGHTS)(x, CLASSES, where=ROWS)
 
 
 def probability_criterion(x):
-    return jaxbce.BCELoss(weight=WEIGHTS)(x, LABELS, MASK)
+    return jaxbce.BCELoss(weight=WEIGHTS)(x, LABELS, where=MASK)
 
 
 def balanced(x):
@@ -48,7 +50,7 @@ def balanced(x):
 
 def average(x):
     losses = jaxbce.binary_cross_entropy_with_logits(x, LABELS, where=MASK, reduction="none")
-    return (jaxbce.Average.of(losses, WEIGHTS, MASK) + jaxbce.Average.of(x[:1], where=[[True, False, True]])).value
+    return (jaxbce.Average.of(losses, weight=WEIGHTS, where=MASK) + jaxbce.Average.of(x[:1], where=[[True, False, True]])).value
 
 
 def linear(x):

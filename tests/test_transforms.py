@@ -12,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbce import Average, pos_weight_from_labels
 from tests.losses import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 
 

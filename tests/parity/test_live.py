@@ -22,7 +22,7 @@ from tests.parity.differences import DIFFERENCES
 from tests.parity.literals import LITERALS
 from tests.parity.test_recorded import recorded
 
-pytestmark = pytest.mark.cpu  # to whose roundings and subnormals the tolerances belong
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # to whose roundings and subnormals the tolerances belong
 
 
 @pytest.mark.parametrize("case", GRID + COMBINATIONS, ids=lambda case: case.name)

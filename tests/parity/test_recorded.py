@@ -12,7 +12,7 @@ from tests.parity.comparison import assert_answers, assert_close
 from tests.parity.differences import DIFFERENCES, Difference
 from tests.parity.literals import LITERALS
 
-pytestmark = pytest.mark.cpu  # to whose roundings and subnormals the tolerances belong
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # to whose roundings and subnormals the tolerances belong
 
 PATH = pathlib.Path(__file__).with_name("recorded.json")
 RECORDED = json.loads(PATH.read_text(encoding="utf-8"))["cases"]
