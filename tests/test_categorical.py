@@ -79,6 +79,7 @@ def test_an_index_is_a_one_hot_label(rng):
         np.testing.assert_allclose(jax.grad(f)(x, t), jax.grad(f)(x, one_hot), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("t", "s"), [(0, 0.0), (1, 0.0), (0, 0.1), (1, 0.1)])
 @pytest.mark.parametrize("labelled", [lambda t: t, lambda t: jnp.eye(2, dtype=jnp.float32)[t]], ids=["index", "probs"])
 def test_two_classes_are_binary_cross_entropy_with_logits(t, s, labelled):
@@ -137,6 +138,7 @@ def test_a_sure_prediction_keeps_its_loss_and_gradient():
     np.testing.assert_allclose(jax.hessian(cross_entropy)(x, 1)[1, 1], s / (1 + s) ** 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_in_every_argument_and_order(rng):
     x, soft = jnp.asarray(rng.normal(0, 2, (3, C))), jnp.asarray(rng.dirichlet(np.ones(C), 3))
     u, t = jnp.asarray(rng.uniform(0.5, 2, C)), jnp.asarray([0, 4, 2])
@@ -599,6 +601,7 @@ EXTREMES = np.float32(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_axis", [0, 1])
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])
 def test_class_by_class_is_all_at_once(rng, kind, class_axis):

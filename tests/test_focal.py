@@ -170,6 +170,7 @@ def test_without_a_margin_a_sure_mistake_keeps_its_slope():
         )
 
 
+@pytest.mark.slow
 def test_derivatives_by_their_own_parameters(rng):
     x, y = jnp.asarray(rng.normal(0, 2, 6)), jnp.asarray(rng.random(6))
 

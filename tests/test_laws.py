@@ -105,6 +105,7 @@ def test_gradient_and_hessian_are_the_closed_forms(row, rng):
         close(curvature, oracle.reduce(row.entries(2, x, y, **entry), **weighed, reduction="none"))
 
 
+@pytest.mark.slow
 @every_loss
 def test_derivatives_in_every_argument_and_order(row, rng):
     x, y = batch(row, rng, jnp.float64)
@@ -173,6 +174,7 @@ def test_eager_jit_and_vmap_agree(row, rng):
     chex.assert_shape(jax.vmap(functools.partial(row, reduction="none"), in_axes=(0, None))(x, y[0]), SHAPE)
 
 
+@pytest.mark.slow
 @every_loss
 def test_traced_options_agree_with_constants(row):
     """Constants are folded by the compiler: 0·inf must not come of it."""
@@ -353,6 +355,7 @@ def test_a_value_beside_its_gradient_changes_with_what_moves_alone(row):
     close(change, jnp.sum(slope))
 
 
+@pytest.mark.slow
 @every_loss
 def test_a_mask_is_a_subset(row, rng):
     """What stands under the mask reaches neither value, gradient nor Hessian, in any argument."""
@@ -479,6 +482,7 @@ def test_the_predictions_decide_the_dtype(row, rng):
     assert not row(0.25, 1).weak_type
 
 
+@pytest.mark.slow
 @every_loss
 def test_low_precision_is_float32_of_the_rounded_input(row, rng):
     for dtype in (jnp.bfloat16, jnp.float16):

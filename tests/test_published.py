@@ -25,7 +25,7 @@ from jaxbce import (
     sigmoid_focal_loss,
 )
 
-pytestmark = pytest.mark.cpu  # They are held to the last digit of float32.
+pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # They are held to the last digit of float32.
 
 INF = float("inf")
 

@@ -50,7 +50,8 @@ def balanced(x):
 
 def average(x):
     losses = jaxbce.binary_cross_entropy_with_logits(x, LABELS, where=MASK, reduction="none")
-    return (jaxbce.Average.of(losses, weight=WEIGHTS, where=MASK) + jaxbce.Average.of(x[:1], where=[[True, False, True]])).value
+    first = jaxbce.Average.of(x[:1], where=[[True, False, True]])
+    return (jaxbce.Average.of(losses, weight=WEIGHTS, where=MASK) + first).value
 
 
 def linear(x):
