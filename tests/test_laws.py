@@ -196,7 +196,10 @@ def test_traced_options_agree_with_constants(row):
 
 
 @every_row
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "dtype",
+    [*(pytest.param(half, marks=pytest.mark.slow) for half in (jnp.float16, jnp.bfloat16)), jnp.float32, jnp.float64],
+)
 def test_numbers_everywhere_in_the_domain(row, dtype):
     """Losses ≥ 0, and slopes and curvatures that are never NaN, from one end of the domain to the other."""
     with np.errstate(over="ignore"):
@@ -447,6 +450,7 @@ def test_the_complement_costs_the_same(row, rng):
     close(row(row.complement(x), 1 - y), row(x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @every_loss
 def test_labels_of_every_kind(row, rng):
@@ -460,6 +464,7 @@ def test_labels_of_every_kind(row, rng):
         close(row(x, scalar), row(x, jnp.ones_like(x)), 5e-7)
 
 
+@pytest.mark.slow
 @every_loss
 def test_the_predictions_decide_the_dtype(row, rng):
     hard = rng.integers(0, 2, SHAPE)

@@ -161,6 +161,7 @@ def test_accuracy(dtype, value_bar, gradient_bar, rng):
     close(gradients, (slope @ exact[1].T, exact[0].T @ slope, slope.sum(0)), gradient_bar)
 
 
+@pytest.mark.slow
 def test_second_derivatives_in_low_precision(rng):
     """The bits of bfloat16 that are moved about have a derivative."""
     arguments = draw(rng, dtype=jnp.bfloat16)
@@ -340,6 +341,7 @@ def test_a_nan_negative_makes_nan_of_the_derivative_by_pos_weight(labels):
     assert np.isnan(jax.grad(lambda w: loss(pos_weight=w))(2.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_gradients_of_narrow_options_add_up_in_the_dtype_of_the_loss(reduction, rng):
     """A thousand chunks, of which bfloat16 would add up 256."""
@@ -397,6 +399,7 @@ def compiled(labels, argnums=(0, 1, 2), dtype=jnp.float32, **options):
     return jax.jit(jax.value_and_grad(loss, argnums)).lower(*arguments).compile()
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_memory_is_that_of_a_chunk(reduction):
