@@ -79,12 +79,14 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def weighed_prob_loss(p: Array, labels: Array, pos_weight: Array | None, weight: Array | None) -> Array:
-    """v·ℓ(p, y, w), in the fewest operations; its derivatives are left to `prob_loss`."""
+    """v·ℓ(p, y, w), in the fewest operations; its derivatives are left to `prob_loss`.
+
+    The loss is finite but where 100·w overflows: no 0·inf has to be kept out of the product with the weight.
+    """
     # PyTorch's form, one operation shorter than with 1 - y: a certain and right positive costs -0, as it does there.
-    a, minus_b = coefficients(labels, pos_weight)[0], labels - 1.0
-    if weight is not None:
-        a, minus_b = weight * a, weight * minus_b
-    return minus_b * _log_complement(p) - a * _log(p)
+    a = coefficients(labels, pos_weight)[0]
+    loss = (labels - 1.0) * _log_complement(p) - a * _log(p)
+    return loss if weight is None else weight * loss
 
 
 @jax.custom_jvp

@@ -1,5 +1,8 @@
 """What is particular to the two binary cross-entropies: infinities, limits, known values, kinship."""
 
+import functools
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -175,3 +178,28 @@ def test_unperturbed_arguments_cost_no_nan():
             )[1](jnp.float32(1))
             == 0
         )
+
+
+@pytest.mark.parametrize("names", [(), ("pos_weight",), ("weight",), ("pos_weight", "weight")])
+@pytest.mark.parametrize("loss", [binary_cross_entropy_with_logits, binary_cross_entropy])
+def test_the_loop_of_a_reduction_adds_up_the_losses(rng, loss, names):
+    """It has a formula of its own: the same at every end of the domain, and beyond it."""
+    size = 2**12  # few enough for one loop, and enough for one in which XLA on CPU reduces
+    logits = loss is binary_cross_entropy_with_logits
+    ends = [0.0, 5.0, -90.0, 3e38, -3e38, INF, -INF, np.nan] if logits else [0.0, 1.0, 0.5, 2e-38, np.nan, -0.5, 1.5]
+    labels, weights = [0.0, 1.0, 0.3, -0.1, INF], [0.0, 3.0, 1e30, np.nan, -1.0, INF]
+
+    def call(x, y, *given, reduction):
+        return loss(x, y, reduction=reduction, **dict(zip(names, given, strict=True)))
+
+    each, total = (jax.jit(functools.partial(call, reduction=reduction)) for reduction in ("none", "sum"))
+    cases = list(itertools.product(ends, labels, *[weights] * len(names)))
+    for case in rng.permutation(np.asarray(cases, np.float32))[:200]:
+        x = rng.normal(0, 3, size) if logits else rng.uniform(0.01, 0.99, size)
+        arrays = [x, rng.integers(0, 2, size), *rng.uniform(0.5, 2, (len(names), size))]
+        arrays = [np.asarray(array, np.float32) for array in arrays]
+        for array, value in zip(arrays, case, strict=True):
+            array[size // 2] = value
+        with np.errstate(over="ignore"):
+            expected = np.float32(np.sum(np.asarray(each(*arrays), np.float64)))
+        np.testing.assert_allclose(total(*arrays), expected, rtol=3e-6, err_msg=str(case))
