@@ -385,8 +385,10 @@ def test_average_refuses_in_the_same_words():
         Average.of(X, where=jnp.ones(2))
     with refuses(TypeError, r"Average\.of", "losses"):
         Average.of(X.astype(jnp.complex64))
-    with refuses(ValueError, r"Average\.of", "axis"):
+    with refuses(ValueError, r"Average\.of", r"axis must lie in \[-2, 2\)"):
         Average.of(X, axis=2)
+    with refuses(ValueError, r"Average\.of", "axis must be None for a scalar"):
+        Average.of(X[0, 0], axis=0)
     with refuses(ValueError, "Average", r"\(2,\)", r"\(\)"):
         Average.of(X, axis=0) + Average.of(X)
     assert np.isnan(jax.jit(lambda v: Average.of(X[:, 0], weight=v).value)(jnp.asarray([-1.0, 1.0, 2.0])))
