@@ -179,6 +179,9 @@ def entries(draw):
 
     def data(tame):
         x = predictions(rng, shape, dtype, tame)
+        if 0 < row.bound.get("margin", 0) < 1:
+            # Next to p = margin the loss has the rounding of p - margin: docs/limits.md.
+            x = np.where(np.abs(oracle.sigmoid(x.astype(float)) - row.bound["margin"]) < 0.02, 0, x).astype(dtype)
         y = fractions(rng, () if scalar else shape, jnp.float32, tame)
         # A fraction, or the power u^γ, of a smaller label underflows, whatever it is multiplied by.
         y = np.where(y < 1e-9, 0, y) if entry or steep > 1 else y
