@@ -121,7 +121,9 @@ def reduced(losses, dtype, *, where=None, weight=None, number=None, axis=None, r
     weight = weight if reduction == "weighted_mean" else None
     number = oracle.reduce(np.ones(losses.shape) if number is None else number, weight, where, axis, "sum")
     most = np.finfo(np.float64 if dtype == jnp.float64 else np.float32).max
-    return np.where(total > most, np.inf, total) / np.where(number == 0, 1, number)
+    total = np.where(total > most, np.inf, total)
+    # Label smoothing leaves a total where the labels weigh nothing: their mean is 0.
+    return np.where((number == 0) & ~np.isnan(total), 0, total) / np.where(number == 0, 1, number)
 
 
 def other_shapes(shape):
@@ -247,7 +249,7 @@ def classes(draw):
         x = logits(rng, shape, dtype, tame)
         x = np.where(np.isnan(x) | (x == np.inf), np.asarray(-np.inf, dtype), x)
         if indices:
-            return x, np.asarray(rng.integers(0, number, rest)).astype(kind)
+            return x, np.asarray(rng.integers(0, min(number, np.iinfo(kind).max), rest)).astype(kind)
         return x, np.moveaxis(rng.dirichlet(np.ones(number), rest), -1, axis).astype(np.float32)
 
     def parts(x, y):
