@@ -49,6 +49,7 @@ def weighed_logit_loss(
     if pos_weight is None:
         stake = jnp.abs(jnp.maximum(side, 0.0) - labels)
     else:
+        # -a, and not `coefficients`: one operation less, for a weight is mostly one number, and cheaply negated.
         minus_a, b = -pos_weight * labels, 1.0 - labels
         smooth *= b - minus_a
         stake = jnp.maximum(b * side, minus_a * side)
