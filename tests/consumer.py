@@ -126,7 +126,7 @@ binary = BCEWithLogitsLoss(pos_weight=[5.0, 1.0, 1.0], weight=None, label_smooth
 assert_type(binary(logits, labels, where=mask), Array)
 assert_type(binary.label_smoothing, float)
 probable = BCELoss(pos_weight=2, weight=1.0, label_smoothing=0.0, axis=(0, 1), reduction="weighted_mean")
-assert_type(probable(logits, labels, mask), Array)
+assert_type(probable(logits, labels, where=mask), Array)
 categorical = CrossEntropyLoss(
     class_weight=None, class_axis=-1, ignore_index=0, label_smoothing=0.0, axis=None, reduction="mean"
 )
@@ -163,6 +163,7 @@ binary = BCEWithLogitsLoss(reduction="average")  # type: ignore[arg-type]
 # Refused: options by position, where PyTorch has the weight.
 jaxbce.binary_cross_entropy_with_logits(logits, labels, mask)  # type: ignore[call-arg]
 BCEWithLogitsLoss(2.0)  # type: ignore[call-arg]
+probable(logits, labels, mask)  # type: ignore[call-arg]
 # Refused: None for a number or for data, a float for an axis. (A string passes: it is a sequence of strings.)
 jaxbce.sigmoid_focal_loss(logits, labels, gamma=None)  # type: ignore[arg-type]
 jaxbce.binary_cross_entropy(None, labels)  # type: ignore[arg-type]
