@@ -3,7 +3,8 @@
 from jax import Array
 
 from jaxbce._binary import from_logits
-from jaxbce._inputs import admit
+from jaxbce._inputs import admit, admit_floating
+from jaxbce._options import admit_flag
 from jaxbce._typing import ArrayLike, Reduction
 
 
@@ -99,7 +100,7 @@ def gan_generator_loss(
         Goodfellow et al., "Generative adversarial nets", NeurIPS 2014.
     """
     function = "gan_generator_loss"
-    if saturating:
+    if admit_flag(function, "saturating", saturating):
         return -_against(function, "fake_logits", fake_logits, 0, 0.0, reduction)
     return _against(function, "fake_logits", fake_logits, 1, 0.0, reduction)
 
@@ -111,7 +112,7 @@ def _against(
     given, axes = admit(
         function,
         name,
-        logits,
+        admit_floating(function, name, logits),  # Here, for it knows of no labels.
         label,
         {"pos_weight": None},
         weight=None,

@@ -31,7 +31,8 @@ class Admitted(NamedTuple):
 class Aligned(NamedTuple):
     """The same in one dtype and one shape, the labels smoothed.
 
-    All but the predictions are NaN outside their domain; of those outside theirs the mathematics makes NaN.
+    Labels, parameters and weight are NaN outside their domain. Predictions are left as they are: the mathematics makes
+    NaN of those outside theirs.
     """
 
     predictions: Array

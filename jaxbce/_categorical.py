@@ -1,6 +1,7 @@
 """Cross-entropy over mutually exclusive classes."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,8 +11,8 @@ from jax import Array
 from jaxbce._alignment import compute_dtype, fit, guard, smooth, smoothing, spread
 from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, entries
 from jaxbce._indices import is_absent, is_stray
-from jaxbce._numerics import included, nan_outside
-from jaxbce._reduction import reduce
+from jaxbce._numerics import included, nan_outside, nan_where
+from jaxbce._reduction import reduce, sum_of
 from jaxbce._softmax_loss import Labels, softmax_loss
 from jaxbce._softmax_rows import Spike, along
 from jaxbce._typing import ArrayLike, Axis, Reduction
@@ -102,10 +103,23 @@ def cross_entropy(
 @functools.partial(jax.jit, static_argnames="options")
 def _from_classes(given: AdmittedClasses, *, options: ClassOptions) -> Array:
     aligned = (_align_indices if options.indices else _align_probs)(given, options)
-    losses = softmax_loss(aligned.logits, aligned.labels, options.class_axis)
+    losses = _losses(aligned.logits, aligned.labels, options.class_axis)
     by_weight = options.indices and options.reduction == "mean"
     reduction = "weighted_mean" if by_weight else options.reduction
     return reduce(losses, aligned.weight, aligned.where, options.axis, reduction)
+
+
+def _losses(logits: Array, labels: Labels, class_axis: int) -> Array:
+    if logits.ndim < 7:
+        return softmax_loss(logits, labels, class_axis)
+
+    # XLA on CPU (jaxlib 0.10.2) crashes on sums over classes at rank 7 and above (jax#40412): so many axes become three.
+    def three(array: Array) -> Array:
+        before, classes, after = array.shape[:class_axis], array.shape[class_axis], array.shape[class_axis + 1 :]
+        return array.reshape(math.prod(before), classes, math.prod(after))
+
+    losses = softmax_loss(*jax.tree.map(three, (logits, labels)), 1)
+    return losses.reshape(logits.shape[:class_axis] + logits.shape[class_axis + 1 :])
 
 
 class _Aligned(NamedTuple):
@@ -128,7 +142,7 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     # What is masked is nobody's business: NaN in its value would be NaN in the gradient of the weights.
     stray = outside if where is None else outside & where
     index = jnp.where(outside, 0, index).astype(jnp.int32)
-    nan_if_stray = jnp.where(stray, jnp.nan, jnp.ones_like(logits, shape=index.shape))
+    nan_if_stray = nan_where(stray, jnp.ones_like(logits, shape=index.shape))
     weight = None if u is None else jnp.take(u.ravel(), index)
     spike, dense = (nan_if_stray if weight is None else weight * nan_if_stray), None
     if given.label_smoothing is not None:
@@ -151,7 +165,7 @@ def _align_probs(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
         return probs if u is None else u * probs
 
     dense = weighed(smooth(probs, given.label_smoothing, classes))
-    weight = jnp.sum(weighed(probs), class_axis)
+    weight = sum_of(weighed(probs), (class_axis,))
     return _Aligned(logits, Labels(dense, None, where), weight, _drop(where, class_axis))
 
 

@@ -65,7 +65,8 @@ def admit_classes(
         values = refuse_stray(values, classes, ignore_index, mask, losses, words, remedy)
     else:
         every = None if mask is None else jnp.expand_dims(spread(mask, losses), class_axis)
-        values = within(function, "labels", values, every, array)
+        remedy = f"Class indices have the shape {losses.shape}; leave entries out with `where`."
+        values = within(function, "labels", values, every, array, remedy)
     given = AdmittedClasses(
         array,
         values,
@@ -140,6 +141,6 @@ def _class_weight(function: str, class_weight: ArrayLike | None, classes: int, l
     if array.shape != (classes,):
         raise ValueError(
             f"{function}: class_weight must have shape ({classes},), one per class, got {array.shape}. "
-            "Which axis of logits has the classes, class_axis says."
+            "class_axis says which axis of logits holds the classes."
         )
     return within(function, "class_weight", array, None, logits)

@@ -5,9 +5,9 @@ import functools
 import jax
 from jax import Array
 
-from jaxbce._inputs import admit_floating, admit_values
+from jaxbce._inputs import admit_floating, admit_number
 from jaxbce._manual_axes import admit_axes, alike
-from jaxbce._options import admit_reduction, admit_size
+from jaxbce._options import admit_size, check_reduction
 from jaxbce._pairwise_loss import Plan, pairwise_losses, pairwise_total
 from jaxbce._typing import ArrayLike, AxisName, Reduction
 
@@ -81,8 +81,9 @@ def sigmoid_contrastive_loss(
             f"{_FUNCTION}: x and y must have one shape [B, D], got {x.shape} and {y.shape}. "
             "Row i of both belongs to example i; project both to one number of features."
         )
-    scale, bias = _scalar("logit_scale", logit_scale), _scalar("logit_bias", logit_bias)
-    admit_reduction(_FUNCTION, reduction)
+    scale = admit_number(_FUNCTION, "logit_scale", logit_scale)
+    bias = admit_number(_FUNCTION, "logit_bias", logit_bias)
+    check_reduction(_FUNCTION, reduction, None)
     axes = admit_axes(_FUNCTION, "axis_name", axis_name)
     mean = reduction not in ("none", "sum")
     plan = Plan(admit_size(_FUNCTION, "tile_size", tile_size, _TILE_SIZE), axes, mean)
@@ -105,11 +106,4 @@ def _features(name: str, value: ArrayLike) -> Array:
             f"{_FUNCTION}: {name} must have shape [B, D], got {array.shape}. "
             "Features of more axes need a reshape to (B, -1), other axes before them a jax.vmap."
         )
-    return array
-
-
-def _scalar(name: str, value: ArrayLike) -> Array:
-    array = admit_values(_FUNCTION, name, value)
-    if array.shape != ():
-        raise ValueError(f"{_FUNCTION}: {name} must be a scalar, got shape {array.shape}. Take one of them: {name}[0].")
     return array

@@ -27,7 +27,7 @@ class _Options:
     reduction: Reduction = dataclasses.field(default="mean", metadata=_STATIC)
 
     def __post_init__(self) -> None:
-        """Refuse here what needs no arrays to be refused, and not at the first call."""
+        """Refuse here, and not at the first call, an unknown reduction, and an axis beside 'none'."""
         check_reduction(type(self).__name__, self.reduction, self.axis)
 
 
@@ -46,7 +46,7 @@ class BCEWithLogitsLoss(_BinaryOptions):
 
     Attributes:
         pos_weight, weight: leaves of the pytree; None is 1.
-        label_smoothing, axis, reduction: static, and so hashable.
+        label_smoothing, axis, reduction: static: part of the structure.
 
     Example:
         >>> criterion = BCEWithLogitsLoss(pos_weight=jnp.array([5.0, 1.0]))
@@ -66,7 +66,7 @@ class BCELoss(_BinaryOptions):
 
     Attributes:
         pos_weight, weight: leaves of the pytree; None is 1.
-        label_smoothing, axis, reduction: static, and so hashable.
+        label_smoothing, axis, reduction: static: part of the structure.
 
     Example:
         >>> criterion = BCELoss(reduction="sum")
@@ -86,7 +86,7 @@ class CrossEntropyLoss(_Options):
 
     Attributes:
         class_weight: the leaf of the pytree; None is 1 for each class.
-        class_axis, ignore_index, label_smoothing, axis, reduction: static, and so hashable.
+        class_axis, ignore_index, label_smoothing, axis, reduction: static: part of the structure.
 
     Example:
         >>> criterion = CrossEntropyLoss(class_axis=1, ignore_index=0)

@@ -29,9 +29,9 @@ _EXPONENT = _weight("0 leaves the cross-entropy as it is; more counts easy examp
 
 DOMAINS = {
     "probs": _unit("Unnormalised scores belong in the function that takes logits."),
-    "labels": _unit("Hide missing labels with `where`; one-hot encode class indices."),
+    "labels": _unit("Leave missing labels out, with `where` or a weight of 0; one-hot encode class indices."),
     "label_smoothing": _unit("0 keeps the labels, 1 makes them all the same."),
-    "weight": _weight("To leave entries out, use `where` or a weight of 0."),
+    "weight": _weight("A weight of 0 leaves an entry out."),
     "pos_weight": _weight("The number of negatives per positive is the usual choice.", optional=True),
     "class_weight": _weight("To leave a class out, give it a weight of 0."),
     "counts": _weight("Count the examples of each class, e.g. with jnp.bincount."),

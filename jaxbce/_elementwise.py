@@ -47,7 +47,7 @@ def elementwise(
 
         def program(like: Array, where: Array | None, axis: tuple[int, ...] | None) -> Callable[[Admitted], Array]:
             """The fastest of equal programs for losses that are reduced."""
-            # A mask is a select.
+            # A mask is a select, which XLA on CPU takes into no reduction.
             if fused is None or where is not None or not in_one_loop(like.size, number_reduced(like, axis)):
                 return stored
             # Beside a gradient, which takes the memory of the losses, storing them is faster: not if it is narrower

@@ -7,7 +7,7 @@ from jaxbce._alignment import Aligned
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
 from jaxbce._modulated_loss import modulated_loss
-from jaxbce._numerics import Whole, exponent, nan_outside, product
+from jaxbce._numerics import Whole, as_exponent, nan_outside, product
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -79,7 +79,7 @@ def sigmoid_focal_loss(
         "logits",
         logits,
         labels,
-        {"gamma": exponent(gamma), "alpha": alpha},
+        {"gamma": as_exponent(gamma), "alpha": alpha},
         weight=weight,
         label_smoothing=label_smoothing,
         where=where,
@@ -164,7 +164,7 @@ def asymmetric_loss(
         "logits",
         logits,
         labels,
-        {"gamma_pos": exponent(gamma_pos), "gamma_neg": exponent(gamma_neg), "margin": margin},
+        {"gamma_pos": as_exponent(gamma_pos), "gamma_neg": as_exponent(gamma_neg), "margin": margin},
         weight=weight,
         label_smoothing=label_smoothing,
         where=where,

@@ -20,7 +20,12 @@ from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 from jaxbce._values import is_readable, within
 
-_LARGE = "Convert what counts to floats, or enable jax_enable_x64."
+_CUT_OFF = (
+    "Indices this large, padding too, need jax_enable_x64; labels and weights may be floats: labels.astype(numpy.float32)."
+)
+
+_FLAGS = {"labels", "weight", "class_weight", "losses", "positives"}
+"""Arguments that may be bools, or say more of them. To others True would be a 1 that nobody meant."""
 
 
 class Target(NamedTuple):
@@ -72,10 +77,9 @@ def admit_predictions(function: str, name: str, value: ArrayLike) -> Array:
 def admit_floating(function: str, name: str, value: ArrayLike, hint: str = "") -> Array:
     array = _asarray(function, name, value)
     if not _is_float(array.dtype):
-        raise TypeError(
-            f"{function}: {name} must be floating, got dtype {array.dtype}. "
-            f"{hint}If this is what is meant, convert: jnp.asarray({name}, jnp.float32)."
-        )
+        convert = f" {hint}Convert with jnp.asarray({name}, jnp.float32)."
+        remedy = convert if _is_real(array.dtype) else _real_part(name, array.dtype)
+        raise TypeError(f"{function}: {name} must be floating, got dtype {array.dtype}.{remedy}")
     return array
 
 
@@ -83,8 +87,16 @@ def admit_values(function: str, name: str, value: ArrayLike) -> Array:
     """Real numbers of any kind, as an array."""
     array = _asarray(function, name, value)
     if not _is_real(array.dtype):
-        raise TypeError(f"{function}: {name} must be real numbers, got dtype {array.dtype}. Is it jnp.real({name})?")
+        remedy = _real_part(name, array.dtype)
+        raise TypeError(f"{function}: {name} must be real numbers, got dtype {array.dtype}.{remedy}")
+    if array.dtype == jnp.bool_ and name not in _FLAGS:
+        raise TypeError(f"{function}: {name} must be numbers, got bool. If 0 and 1 are meant, write {name} * 1.0.")
     return array
+
+
+def _real_part(name: str, dtype: np.dtype) -> str:
+    """The remedy against numbers that are not real, if it is numbers."""
+    return f" Is it jnp.real({name})?" if jnp.issubdtype(dtype, jnp.complexfloating) else ""
 
 
 def admit_weight(target: Target, name: str, value: ArrayLike | None, mask: Array | None) -> Array | None:
@@ -120,19 +132,23 @@ def admit_mask(target: Target, where: ArrayLike | None) -> Array | None:
 
 def admit_smoothing(target: Target, label_smoothing: ArrayLike) -> Array | None:
     """A scalar in [0, 1]; None for the number 0, which spares its cost."""
-    if isinstance(label_smoothing, int | float) and label_smoothing == 0:
+    if isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool) and label_smoothing == 0:
         return None
     return admit_scalar(target, "label_smoothing", label_smoothing)
 
 
 def admit_scalar(target: Target, name: str, value: ArrayLike) -> Array:
     """One number in the domain of `name`."""
-    array = admit_values(target.function, name, value)
+    return within(target.function, name, admit_number(target.function, name, value), None, target.array)
+
+
+def admit_number(function: str, name: str, value: ArrayLike) -> Array:
+    array = admit_values(function, name, value)
     if array.shape != ():
         raise ValueError(
-            f"{target.function}: {name} must be a scalar, got shape {array.shape}. One number serves the whole call."
+            f"{function}: {name} must be a scalar, got shape {array.shape}. One number serves the whole call."
         )
-    return within(target.function, name, array, None, target.array)
+    return array
 
 
 def _asarray(function: str, name: str, value: ArrayLike) -> Array:
@@ -145,8 +161,13 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
         with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
             array = jnp.asarray(value)
     except OverflowError as error:
-        raise ValueError(f"{function}: {name} must fit a dtype, got {value!r:.40}: {error}. {_LARGE}") from None
+        raise ValueError(f"{function}: {name} must fit a dtype, got {value!r:.40}: {error}. {_CUT_OFF}") from None
     except (TypeError, ValueError) as error:
+        if isinstance(value, np.ndarray):
+            raise TypeError(
+                f"{function}: {name} must have a dtype that JAX has, got {value.dtype}. "
+                f"Convert first, e.g. with {name}.astype(numpy.float32)."
+            ) from None
         raise TypeError(f"{function}: {name} must be an array or numbers, got {value!r:.40}: {error}") from None
     if array.dtype.kind in "iu":
         for leaf in leaves:
@@ -159,7 +180,7 @@ def _refuse_cut(function: str, name: str, value: np.ndarray | np.generic, info: 
     """Without x64, 64-bit integers are cut off to 32 bits, and an index that names no class may come to name one."""
     if value.size and (value.min() < info.min or value.max() > info.max):
         extremes = f"got {value.dtype} from {value.min()} to {value.max()}"
-        raise ValueError(f"{function}: {name} must fit {info.dtype}, {extremes}. {_LARGE}")
+        raise ValueError(f"{function}: {name} must fit {info.dtype}, {extremes}. {_CUT_OFF}")
 
 
 @functools.cache

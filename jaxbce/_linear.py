@@ -8,9 +8,10 @@ from jax import Array
 
 from jaxbce._alignment import compute_dtype, guard, spread
 from jaxbce._indices import is_stray
-from jaxbce._linear_head import Arrays, losses, total
+from jaxbce._linear_head import Arrays, head_losses, head_total
 from jaxbce._linear_inputs import AdmittedHead, HeadOptions, admit_head
 from jaxbce._manual_axes import alike, devices, sum_over
+from jaxbce._numerics import nan_where
 from jaxbce._positives import PADDING
 from jaxbce._reduction import Average
 from jaxbce._typing import ArrayLike, AxisName, Reduction
@@ -121,14 +122,14 @@ def _from_head(given: AdmittedHead, *, options: HeadOptions) -> Array:
     shared, by_label = _arrange(given, options.label_axes)
     chunk = jax.core.min_dim(options.chunk_size, jax.core.max_dim(labels, 1))
     if options.reduction == "none":
-        return sum_over(losses(shared, by_label, chunk), options.label_axes)
+        return sum_over(head_losses(shared, by_label, chunk), options.label_axes)
     weight, number = shared["example_weight"], batch * labels * devices(axes)
     if options.reduction != "sum" and number == 0:
         return jnp.full((), jnp.nan, weight.dtype)  # The mean of an empty array, as in NumPy and PyTorch.
     if options.reduction == "mean":
         # Inside the sum the quotient costs nothing; outside, one more pass over the gradient of the kernel.
         shared["example_weight"] = weight / jnp.full_like(weight, number)
-    sum_ = sum_over(total(shared, by_label, chunk), axes)
+    sum_ = sum_over(head_total(shared, by_label, chunk), axes)
     if options.reduction == "weighted_mean" and given.weight is not None:
         weights = guard(given.weight.astype(weight.dtype), "weight")
         return Average(sum_, sum_over(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
@@ -163,7 +164,7 @@ def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, 
         number = labels * devices(label_axes)
         stray = is_stray(given.positives, number, PADDING)
         # An index of no label makes the loss of its example NaN, and its gradient.
-        example_weight *= jnp.where(jnp.any(stray, 1), jnp.nan, jnp.ones_like(example_weight))
+        example_weight *= nan_where(jnp.any(stray, 1), jnp.ones_like(example_weight))
         index = jnp.where(stray | (given.positives < 0), -number, given.positives.astype(jnp.int32))
         shared["positives"] = index - labels * (jax.lax.axis_index(label_axes) if label_axes else 0)
     return shared | {"example_weight": example_weight}, by_label

@@ -54,8 +54,9 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
     if hot.dtype == jnp.bool_ and "label_smoothing" not in given:
         losses = hard_logit_loss(logits, hot)
         if pos_weight is not None:
-            # The loss of a negative, inf perhaps, would be its slope: it meets none that is a number. NaN goes either
-            # way, and it is NaN itself outside its domain.
+            # `pos_weight` multiplies the positives alone. The loss of a negative stays out of the product: it would be
+            # the derivative with respect to pos_weight, which is 0 there. NaN stays in, and a pos_weight outside its
+            # domain makes NaN of every entry.
             weighable = hot | jnp.isnan(losses)
             weighed = product(pos_weight, jnp.where(weighable, losses, jnp.zeros_like(losses)))
             losses = jnp.where(weighable, weighed, nan_outside(losses, pos_weight))
@@ -65,7 +66,7 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
     return weigh(rows, fit(given["example_weight"], rows, None, 0.0))
 
 
-def losses(shared: Arrays, by_label: Arrays, chunk: int) -> Array:
+def head_losses(shared: Arrays, by_label: Arrays, chunk: int) -> Array:
     """The loss of each example, [B]."""
 
     def step(rows: Array, start: Array, size: int) -> Array:
@@ -76,12 +77,12 @@ def losses(shared: Arrays, by_label: Arrays, chunk: int) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def total(shared: Arrays, by_label: Arrays, chunk: int) -> Array:
+def head_total(shared: Arrays, by_label: Arrays, chunk: int) -> Array:
     """The sum of the losses of all examples."""
-    return jnp.sum(losses(shared, by_label, chunk))
+    return jnp.sum(head_losses(shared, by_label, chunk))
 
 
-@functools.partial(total.defjvp, symbolic_zeros=True)
+@functools.partial(head_total.defjvp, symbolic_zeros=True)
 def _(chunk: int, primals: tuple[Arrays, Arrays], tangents: tuple[dict[str, Any], dict[str, Any]]) -> Any:
     moving = [{n: t for n, t in tree.items() if not isinstance(t, SymbolicZero)} for tree in tangents]
     value, *gradients = _in_one_pass(*primals, chunk, *map(frozenset, moving))

@@ -8,7 +8,7 @@ from jax import Array
 from jaxbce._alignment import compute_dtype
 from jaxbce._inputs import Target, admit_floating, admit_smoothing, admit_values, admit_weight
 from jaxbce._manual_axes import admit_axes, devices
-from jaxbce._options import admit_reduction, admit_size
+from jaxbce._options import admit_size, check_reduction
 from jaxbce._positives import admit_positives
 from jaxbce._typing import ArrayLike, AxisName, Reduction
 from jaxbce._values import within
@@ -86,7 +86,7 @@ def admit_head(
         admit_weight(target, "weight", weight, None),
         admit_smoothing(target, label_smoothing),
     )
-    admit_reduction(function, reduction)
+    check_reduction(function, reduction, None)
     if reduction == "weighted_mean" and given.weight is None:
         reduction = "mean"
     size = admit_size(function, "chunk_size", chunk_size, _default_chunk(*x.shape))
@@ -100,7 +100,8 @@ def _labels(target: Target, value: ArrayLike) -> Array:
             f"{target.function}: labels must have the shape of {target.name}, {shape}, got {array.shape}. "
             "The indices of the labels that are on go into `positives`."
         )
-    return within(target.function, "labels", array, None, target.array)
+    remedy = "Leave missing labels out with a weight of 0."
+    return within(target.function, "labels", array, None, target.array, remedy)
 
 
 def _bias(function: str, value: ArrayLike, labels: int) -> Array:

@@ -10,7 +10,7 @@ _LARGE: Final = 2**21
 """Entries from which on storing the losses takes longer than to compute them in the loop of the reduction."""
 _SMALL: Final = range(2**12, 2**14 + 1)
 """Entries so few that waking the threads of a second loop takes longer than the losses do: one loop takes 0.7 to 0.9 of
-the time. Fewer than these XLA takes into no reduction."""
+the time. Below that XLA never joins the two loops."""
 _LONG: Final = 128
 """Entries of a row from which on that loop is not held up by the ends of rows: over rows of ten it takes 2 to 4 times
 as long, over rows of a thousand it is the faster."""

@@ -26,9 +26,9 @@ from jaxbce._numerics import (
     Exponent,
     Tangent,
     Whole,
+    as_factor,
     directional,
     log1p_exp,
-    number,
     power,
     product,
     sigmoid,
@@ -65,7 +65,8 @@ def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array,
     x, _, margin = primals
     r, u, (p, q) = _relative_slope(*primals), _error(*primals), sigmoids(x)
     terms = [(lambda: r * (q - p - r), tangents[0])]
-    # -(p·q/u²)·(2·u + (1 - 2y)·(q - p)), of which the bracket is 1: no label but 0, a constant, meets a margin.
+    # -(p·q/u²)·(2·u + (1 - 2y)·(q - p)), of which the bracket is 1. With a margin
+    # the labels are the constant 0, and nobody asks for this tangent.
     terms += [(lambda: -_over(_over(p * q, u), u), tangents[1])]
     if margin is not None:
         terms += [(lambda: _over(r, u), tangents[2])]
@@ -82,7 +83,7 @@ def _modulator(x: Array, labels: Array, gamma: Exponent, margin: Array | None) -
 def _(primals: tuple[Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
     x, labels, gamma, margin = primals
     modulator, u, (p, q) = _modulator(*primals), _error(x, labels, margin), sigmoids(x)
-    rate = modulator * number(gamma)
+    rate = modulator * as_factor(gamma)
     terms = [
         (lambda: rate * _relative_slope(x, labels, margin), tangents[0]),
         (lambda: rate * _over(q - p, u), tangents[1]),
@@ -127,15 +128,18 @@ def _modulated_slope(x: Array, labels: Array, gamma: Exponent, margin: Array | N
     """∂F/∂x = u^γ·(γ·r·ℓ + ℓ')."""
     x = _near(x)
     slope = logit_slope(x, labels, None) if margin is None else _shifted_slope(x, margin)
-    change = number(gamma) * _relative_slope(x, labels, margin) * _unmodulated(x, labels, margin)
+    change = as_factor(gamma) * _relative_slope(x, labels, margin) * _unmodulated(x, labels, margin)
     return _modulator(x, labels, gamma, margin) * (change + slope)
 
 
 def _label_slope(x: Array, labels: Array, gamma: Exponent) -> Array:
-    """∂F/∂y = u^γ·(γ·(q - p)/u·ℓ - x). No label but 0, a constant, meets a margin."""
+    """∂F/∂y = u^γ·(γ·(q - p)/u·ℓ - x).
+
+    With a margin the labels are the constant 0, and nobody asks for it.
+    """
     modulator, u, (p, q) = _modulator(x, labels, gamma, None), _error(x, labels, None), sigmoids(x)
     change = product(modulator, jnp.maximum(-x, 0.0)) - product(modulator, jnp.maximum(x, 0.0))
-    rate = modulator * number(gamma)
+    rate = modulator * as_factor(gamma)
     return rate * _over(q - p, u) * logit_loss(_near(x), labels, None) + change
 
 
@@ -149,7 +153,7 @@ def _margin_slope(x: Array, labels: Array, gamma: Exponent, margin: Array) -> Ar
     """∂F/∂m = -u^γ·(γ·ℓ/u + 1/(1 - u)), at u > 0."""
     u = _error(x, labels, margin)
     remaining = jnp.minimum(sigmoid(-x) + margin, 1.0)
-    change = number(gamma) * _over(_shifted_loss(x, margin), u) + _over(jnp.sign(u), remaining)
+    change = as_factor(gamma) * _over(_shifted_loss(x, margin), u) + _over(jnp.sign(u), remaining)
     return -_modulator(x, labels, gamma, margin) * change
 
 

@@ -1,4 +1,4 @@
-"""Scalar mathematics with exact derivatives, for all losses: directions, products, the logistic function.
+"""Scalar mathematics with exact derivatives, for all losses: directions, products, powers, the logistic function.
 
 Functions act elementwise on floating arrays of one dtype and one shape.
 
@@ -53,6 +53,14 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return nan_outside(value, margin), nan_outside(jnp.ones_like(value), margin) * tangents[0]
 
 
+def nan_where(condition: Array, value: Array) -> Array:
+    """`value`, and NaN where the condition holds, in value and derivative.
+
+    It is computed: one that is written down `jax_debug_nans` would report of eager arithmetic, used or not.
+    """
+    return nan_outside(value, -condition.astype(value.dtype))
+
+
 @jax.custom_jvp
 def product(factor: Array, value: Array) -> Array:
     """factor·value with 0·inf = 0, for factor ≥ 0 and value > -inf; NaN where one of them is.
@@ -96,9 +104,10 @@ class Whole:
 Exponent: TypeAlias = Array | Whole
 
 
-def exponent(value: ArrayLike) -> ArrayLike | Whole:
+def as_exponent(value: ArrayLike) -> ArrayLike | Whole:
     """The value, or what it is as a number that is whole and small."""
-    return Whole(int(value)) if isinstance(value, int | float) and value in range(17) else value
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return Whole(int(value)) if known and value in range(17) else value
 
 
 def power(base: Array, exponent: Exponent) -> Array:
@@ -106,7 +115,7 @@ def power(base: Array, exponent: Exponent) -> Array:
     return jax.lax.integer_pow(base, exponent.number) if isinstance(exponent, Whole) else jnp.power(base, exponent)
 
 
-def number(exponent: Exponent) -> Array | float:
+def as_factor(exponent: Exponent) -> Array | float:
     """The exponent as a factor."""
     return float(exponent.number) if isinstance(exponent, Whole) else exponent
 

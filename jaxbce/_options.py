@@ -10,7 +10,7 @@ from jaxbce._typing import Axis, Reduction
 _REDUCTIONS = get_args(Reduction)
 
 
-def admit_reduction(function: str, reduction: Reduction, axis: Axis = None, ndim: int = 0) -> tuple[int, ...] | None:
+def admit_reduction(function: str, reduction: Reduction, axis: Axis, ndim: int) -> tuple[int, ...] | None:
     """Check the two options that say how to reduce; returns the axes, of an array of `ndim`."""
     check_reduction(function, reduction, axis)
     return admit_axis(function, axis, ndim)
@@ -40,6 +40,12 @@ def admit_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | None:
     if len({a % ndim for a in axes}) < len(axes):
         raise ValueError(f"{function}: axis names an axis twice, got {axis}.")
     return tuple(a % ndim for a in axes)
+
+
+def admit_flag(function: str, name: str, flag: bool) -> bool:
+    if not isinstance(flag, bool | np.bool_):
+        raise TypeError(f"{function}: {name} must be True or False, got {flag!r}.")
+    return bool(flag)
 
 
 def admit_size(function: str, name: str, size: int | None, default: int) -> int:

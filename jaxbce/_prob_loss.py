@@ -3,8 +3,9 @@
     ℓ(p, y, w) = -[a·max(log p, -100) + b·max(log(1 - p), -100)]            with a = w·y, b = 1 - y
     ∂ℓ/∂p      = b/(1 - p) - a/p                                            = (p - y) / (p·(1 - p)) without w
 
-The clamp at -100 is PyTorch's. Derivatives are those of the unclamped logarithms, and 1/0 reads 1e12: PyTorch's figure
-for the slope of a certain and wrong probability. Nothing divides by 0, which `checkify` would report.
+The clamp at -100 is PyTorch's. The slope in p is that of the unclamped logarithms, and 1/0 reads 1e12 in it: PyTorch's
+figure for a certain and wrong probability. Those in y and w are of the clamped ones. Nothing divides by 0, which
+`checkify` would report.
 
 Outside [0, 1] a logarithm is NaN, and so is the loss; the slopes, which would be numbers, are made so.
 """
@@ -42,18 +43,18 @@ def _reciprocal(x: Array) -> Array:
     return _quotient(jnp.ones_like(x), x)
 
 
-def _clamped(log: Array, p: Array) -> Array:
+def _clamped(log: Array) -> Array:
     """max(log, -100), and NaN where the logarithm is, which is why it comes second.
 
-    A constant XLA would put there. min(p, -100) is -100 for every probability, and XLA does not know it.
+    XLA moves a constant into the second place, and this one stands behind a barrier.
     """
-    return jnp.maximum(jnp.minimum(p, _LEAST_LOG), log)
+    return jnp.maximum(jax.lax.optimization_barrier(jnp.full((), _LEAST_LOG, log.dtype)), log)
 
 
 @jax.custom_jvp
 def _log(p: Array) -> Array:
     """max(log p, -100)."""
-    return _clamped(jnp.log(p), p)
+    return _clamped(jnp.log(p))
 
 
 @_log.defjvp
@@ -66,10 +67,10 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def _log_complement(p: Array) -> Array:
     """max(log(1 - p), -100)."""
     if p.dtype != jnp.float64:
-        return _clamped(jnp.log1p(-p), p)
+        return _clamped(jnp.log1p(-p))
     # XLA's log1p of -p is off by 128 ulp in float64 (jax#39707), and by 2 ulp of a positive argument.
     odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
-    return _clamped(nan_outside(-jnp.log1p(odds), 1.0 - p), p)
+    return _clamped(nan_outside(-jnp.log1p(odds), 1.0 - p))
 
 
 @_log_complement.defjvp

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxbce._alignment import fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_values, admit_weight
 from jaxbce._manual_axes import admit_axes, sum_over
-from jaxbce._numerics import included, product
+from jaxbce._numerics import included, nan_where, product
 from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis, AxisName, Reduction
 
@@ -106,7 +106,7 @@ class Average:
         # Label smoothing leaves a total where the weight, which is that of the labels before it, is 0.
         left = nothing & (quotient != 0) & ~jnp.isnan(quotient)
         quotient = jnp.where(left, 0, quotient)
-        return jnp.where(overflow, jnp.nan, quotient)
+        return nan_where(overflow, quotient)
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -139,16 +139,17 @@ def reduce(
 
 
 def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
-    total = _sum(weighed, axis)
+    total = sum_of(weighed, axis)
     if weight is not None:
-        return Average(total, _sum(included(weight, where), axis))
+        return Average(total, sum_of(included(weight, where), axis))
     if where is not None:
         # XLA on CPU counts bytes in a fifth of the time that bools take. They are summed in the dtype of the losses.
-        return Average(total, _sum(where.astype(jnp.int8), axis, weighed.dtype))
+        return Average(total, sum_of(where.astype(jnp.int8), axis, weighed.dtype))
     return Average(total, jnp.full_like(total, number_reduced(weighed, axis)))
 
 
-def _sum(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array:
+def sum_of(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array:
+    """The sum over the axes; None is all of them."""
     if values.ndim < 7:
         return jnp.sum(values, axis, dtype)
     # XLA on CPU (jaxlib 0.10.2) crashes on reductions of rank 7 with an axis of size 1 (jax#40412): without those.

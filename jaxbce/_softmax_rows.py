@@ -20,6 +20,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxbce._loops import class_by_class
+from jaxbce._numerics import nan_where
 
 
 class Spike(NamedTuple):
@@ -93,7 +94,7 @@ def rows_of(x: Array, spike: Spike | None, axis: int) -> Rows:
     reach = jnp.where(maximum == jnp.inf, math.sqrt(largest), jnp.ones_like(maximum))
     # S is 0 or NaN where it is not divided by 1. XLA on CPU computes a division once for all that need it, and
     # otherwise would store the exponentials that S is made of, and add them up for each.
-    return Rows(greatest, reach, jnp.where(undefined, jnp.nan, others) / reach)
+    return Rows(greatest, reach, nan_where(undefined, others) / reach)
 
 
 def exp_label(x: Array, greatest: Array, spike: Spike, axis: int) -> Array:

@@ -10,7 +10,7 @@ from jaxbce._alignment import Admitted, spread
 from jaxbce._binary import from_logits
 from jaxbce._indices import is_stray
 from jaxbce._inputs import Target, admit_mask, admit_predictions, admit_smoothing, admit_weight
-from jaxbce._numerics import included
+from jaxbce._numerics import included, nan_where
 from jaxbce._options import admit_reduction
 from jaxbce._positives import PADDING, admit_positives, multi_hot
 from jaxbce._typing import ArrayLike, Axis, Reduction
@@ -105,7 +105,7 @@ def _from_positives(given: Admitted, *, axis: tuple[int, ...] | None, reduction:
         stray &= spread(_by_example(where), stray)
     if reduction != "none":
         stray = jnp.any(stray, axis)
-    factor = jnp.where(stray, jnp.nan, jnp.ones_like(stray, loss.dtype))
+    factor = nan_where(stray, jnp.ones_like(stray, loss.dtype))
     return included(loss * factor, spread(where, logits) if where is not None and reduction == "none" else None)
 
 

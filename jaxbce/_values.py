@@ -58,8 +58,15 @@ def _extremes(numpy: ModuleType, value: Any, mask: Any) -> tuple[Any, Any]:
     return numpy.nanmin(value, initial=np.inf, **where), numpy.nanmax(value, initial=-np.inf, **where)
 
 
-def within(function: str, name: str, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Array:
-    """`value`, unless an entry that the mask includes leaves the domain of `name`.
+def within(
+    function: str,
+    name: str,
+    value: Array,
+    mask: Array | None,
+    like: Array | jax.ShapeDtypeStruct,
+    remedy: str | None = None,
+) -> Array:
+    """`value`, unless an entry that the mask includes leaves the domain of `name`; None is the remedy of the domain.
 
     The mask says which entries count once value and mask have the shape of `like`, the predictions or what stands for
     them: their dtype says which is computed in.
@@ -67,7 +74,7 @@ def within(function: str, name: str, value: Array, mask: Array | None, like: Arr
     if value.dtype == jnp.bool_:
         return value
     domain, rule = DOMAINS[name], _rule_of(name, np.dtype(compute_dtype(like)))
-    return refuse(value, mask, like, rule, f"{function}: {name} must {domain.rule}", domain.remedy)
+    return refuse(value, mask, like, rule, f"{function}: {name} must {domain.rule}", remedy or domain.remedy)
 
 
 def refuse(

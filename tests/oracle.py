@@ -106,7 +106,7 @@ def _reciprocal(x):
 
 
 def reduce(losses, weight=None, where=None, axis=None, reduction="mean"):
-    """The reductions of DESIGN, entry by entry."""
+    """The reductions as the README defines them, entry by entry."""
     weights = np.broadcast_to(np.float64(1) if weight is None else np.asarray(weight, np.float64), losses.shape)
     mask = np.broadcast_to(True if where is None else where, losses.shape)
     weighted = np.where(mask, times(weights, losses), 0)

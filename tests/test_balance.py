@@ -5,6 +5,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from jax.experimental import checkify
@@ -74,6 +75,29 @@ def test_inverse_frequency_is_what_scikit_learn_calls_balanced(rng, transform):
     np.testing.assert_allclose(weight, expected, rtol=1e-6)
     chex.assert_type(weight, np.float32)
     chex.assert_type(class_weight_from_counts(np.bincount(y).astype(float)), np.float64)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-5), (jnp.float64, 1e-10)])
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_derivatives_of_the_effective_number(mode, dtype, tolerance):
+    """With respect to beta, also at the ends of its domain, and to the counts; against mpmath."""
+    counts = np.array([900, 90, 10, 2, 1], dtype)
+
+    def weights(beta, *counts):
+        shares = [1 / n if beta == 1 else (1 - beta) / (1 - beta**n) for n in counts]
+        return mpmath.matrix([len(counts) * share / sum(shares) for share in shares])
+
+    derivatives = jax.jit(mode(lambda beta, n: class_weight_from_counts(n, beta=beta), (0, 1)))
+    step = mpmath.mpf(10) ** -25
+    for beta in np.array([0, 0.5, 0.75, 0.99, 1 - 2.0**-10, 1 - 2.0**-14, 1 - 2.0**-20, 1], dtype):
+        actual = np.column_stack(derivatives(beta, counts))
+        with mpmath.workdps(60):
+            at = [mpmath.mpf(float(value)) for value in (beta, *counts)]
+            steps = [step if beta == 0 else -step, *[step] * len(counts)]
+            moved = [[value + (i == j) * steps[j] for i, value in enumerate(at)] for j in range(len(at))]
+            columns = [(weights(*arguments) - weights(*at)) / h for arguments, h in zip(moved, steps, strict=True)]
+        expected = np.array(columns, float).reshape(len(at), -1).T
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.999999])

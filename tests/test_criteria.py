@@ -112,7 +112,7 @@ def test_equal_to_nothing_but_itself(criterion):
 
 @every_criterion
 def test_refusals(criterion, rng):
-    """At once what needs no arrays to be refused, else by the function."""
+    """A bad reduction at once, all else by the function."""
     with pytest.raises(ValueError, match=f"{criterion.__name__}: reduction must be one of"):
         criterion(reduction="batchmean")
     with pytest.raises(ValueError, match=f"{criterion.__name__}: reduction='none' reduces no axis"):

@@ -49,7 +49,7 @@ def test_weights_and_masks_never_enlarge(row, name):
         name = "gamma" if row.takes("gamma") else "margin"
     for shape in [(3,), (2, 3, 2), (4, 3, 2), (1, 1, 1), (3, 3)]:
         with refuses(ValueError, row.name, name, str(shape).replace("(", r"\(").replace(")", r"\)"), r"\(3, 2\)"):
-            row(X, Y, **{name: jnp.ones(shape, bool)})
+            row(X, Y, **{name: jnp.ones(shape, bool if name == "where" else None)})
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,10 @@ def test_dtypes(row):
     for name in filter(row.takes, ("labels", "pos_weight", "weight", "label_smoothing", "gamma", "alpha", "margin")):
         with refuses(TypeError, row.name, name, "complex64"):
             row(X, **{"labels": Y} | {name: jnp.complex64(1)})
+    for name in filter(row.takes, ("pos_weight", "label_smoothing", "gamma", "alpha", "margin")):
+        for flag in (True, False, np.True_, jnp.ones((), bool)):
+            with refuses(TypeError, row.name, name, "must be numbers, got bool"):
+                row(X, Y, **{name: flag})
     for mask in (jnp.ones((3, 2), jnp.int32), 1, Y):
         with refuses(TypeError, row.name, "where", "bool"):
             row(X, Y, where=mask)

@@ -195,11 +195,9 @@ def test_traced_options_agree_with_constants(row):
         np.testing.assert_allclose(constant, traced, rtol=1e-6)
 
 
+@pytest.mark.slow
 @every_row
-@pytest.mark.parametrize(
-    "dtype",
-    [*(pytest.param(half, marks=pytest.mark.slow) for half in (jnp.float16, jnp.bfloat16)), jnp.float32, jnp.float64],
-)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 def test_numbers_everywhere_in_the_domain(row, dtype):
     """Losses ≥ 0, and slopes and curvatures that are never NaN, from one end of the domain to the other."""
     with np.errstate(over="ignore"):
@@ -275,6 +273,7 @@ def test_second_derivatives_through_a_scan(row, rng):
     chex.assert_trees_all_close(change(scanned), change(direct), rtol=1e-10)
 
 
+@pytest.mark.slow
 @every_loss
 @pytest.mark.parametrize("size", [5_000, 8_192, 32_768])
 def test_nan_and_outsiders_get_through_every_program(row, size):

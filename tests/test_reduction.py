@@ -152,8 +152,8 @@ def test_sums_of_averages_refuse_what_is_not_one():
         1 + average
 
 
-def test_ranks_that_crash_the_compiler(rng):
-    """XLA on CPU, jaxlib 0.10.2: a fused reduction of rank 7 with an axis of size 1 is a segmentation fault."""
+def test_sums_of_many_axes(rng):
+    """They are taken without the axes of size 1."""
     shape = (3, 1, 2, 2, 8, 1, 4)
     x, y, v = jnp.asarray(rng.normal(size=shape), jnp.float32), rng.random(shape) < 0.5, rng.random(shape)
     losses = np.asarray(binary_cross_entropy_with_logits(x, y, weight=v, reduction="none"))

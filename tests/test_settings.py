@@ -204,9 +204,11 @@ def test_infinite_values_leave_no_nan_to_debug(row):
     assert not any(np.isnan(a).any() for a in (slope, curvature))
 
 
-def test_calls_without_jit():
+@pytest.mark.parametrize("debug", [False, True])
+def test_calls_without_jit(debug):
+    """A NaN that no number is made of is one to debug, too, where nothing is compiled."""
     _, given = lowered("float32", False)
-    with configured(**DEFAULTS | {"jax_disable_jit": True}):
+    with configured(**DEFAULTS | {"jax_disable_jit": True, "jax_debug_nans": debug}):
         close(first(given), numbers("float32", False)[0], 2e-6)
 
 
