@@ -49,10 +49,16 @@ def compute_dtype(*arrays: Array | jax.ShapeDtypeStruct) -> type[np.floating]:
 
 def spread(value: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
     """`value` in the shape of `like`, and in its sharding: `broadcast_to` would forget an explicit one."""
-    if value.shape == like.shape:
+    if value.shape == like.shape and (not isinstance(like, Array) or _sharding(value) == _sharding(like)):
         return value
     value = value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
     return value + jnp.zeros_like(like, dtype=value.dtype)
+
+
+def _sharding(array: Array) -> jax.sharding.Sharding:
+    """The explicit sharding, which is part of the type; an automatic one is not."""
+    sharding: jax.sharding.Sharding = jax.typeof(array).sharding
+    return sharding
 
 
 def fit(value: Array, like: Array, where: Array | None, fill: float) -> Array:

@@ -56,7 +56,7 @@ def apart(losses: Losses, *, fused: Losses | None = None, stored: bool = False) 
 
 
 def _store(losses: Losses) -> Losses:
-    """`losses`, ended by a select between a NaN and its negative, which is one: XLA takes a select into no reduction."""
+    """`losses`, ended by a select, which turns NaN into -NaN, the same, and which XLA takes into no reduction."""
 
     def stored(*args: Any) -> Array:
         values = losses(*args)

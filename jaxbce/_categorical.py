@@ -113,7 +113,7 @@ def _losses(logits: Array, labels: Labels, class_axis: int) -> Array:
     if logits.ndim < 7:
         return softmax_loss(logits, labels, class_axis)
 
-    # XLA on CPU (jaxlib 0.10.2) crashes on sums over classes at rank 7 and above (jax#40412): so many axes become three.
+    # XLA on CPU (jaxlib 0.10.2) crashes on sums over classes at rank 7 and above (jax#40412), but not of three axes.
     def three(array: Array) -> Array:
         before, classes, after = array.shape[:class_axis], array.shape[class_axis], array.shape[class_axis + 1 :]
         return array.reshape(math.prod(before), classes, math.prod(after))

@@ -20,9 +20,7 @@ from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 from jaxbce._values import is_readable, within
 
-_CUT_OFF = (
-    "Indices this large, padding too, need jax_enable_x64; labels and weights may be floats: labels.astype(numpy.float32)."
-)
+_CUT_OFF = "Indices this large need jax_enable_x64; labels and weights may be floats: labels.astype(numpy.float32)."
 
 _FLAGS = {"labels", "weight", "class_weight", "losses", "positives"}
 """Arguments that may be bools, or say more of them. To others True would be a 1 that nobody meant."""

@@ -106,8 +106,9 @@ Exponent: TypeAlias = Array | Whole
 
 def as_exponent(value: ArrayLike) -> ArrayLike | Whole:
     """The value, or what it is as a number that is whole and small."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return Whole(int(value)) if known and value in range(17) else value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value in range(17):
+        return Whole(int(value))
+    return value
 
 
 def power(base: Array, exponent: Exponent) -> Array:

@@ -114,7 +114,15 @@ def test_explicit_sharding(row, rng):
     n = 4 * len(devices)
     x, y = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32), jnp.asarray(rng.integers(0, 2, (n, 3)))
     options = {"where": [[True, False, True]], "weight": [1.0, 2.0, 3.0], "pos_weight": 2.0, "label_smoothing": 0.1}
-    expected = jax.jit(lambda x: [jax.value_and_grad(row)(x, y, **options), jax.value_and_grad(row)(x, 1)])(x)
+    whole = {"where": np.arange(3 * n).reshape(n, 3) % 4 > 0, "weight": np.ones((n, 3)) / 2}
+
+    @jax.jit
+    def losses(x, y):
+        step = jax.value_and_grad(row)
+        return [step(x, y, **options), step(x, 1), step(x, y, **whole), row(x, y, **whole, reduction="none")]
+
+    replicated_labels, expected = np.asarray(y), losses(x, y)
+    expected += expected[2:]
 
     def average(x):
         return Average.of(x, where=[True, True, False]).value
@@ -126,10 +134,5 @@ def test_explicit_sharding(row, rng):
     enter = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it was called before jax 0.7
     with enter(mesh):
         x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data", None))) for a in (x, y))
-        actual = [
-            jax.jit(jax.value_and_grad(lambda x, y: row(x, y, **options)))(x, y),
-            jax.jit(jax.value_and_grad(lambda x: row(x, 1)))(x),
-            jax.jit(average)(x),
-            jax.jit(balance)(y),
-        ]
+        actual = losses(x, y) + losses(x, replicated_labels)[2:] + [jax.jit(average)(x), jax.jit(balance)(y)]
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-6)
