@@ -162,6 +162,7 @@ def test_derivatives_in_every_argument_and_order(rng):
         np.testing.assert_allclose(other, second[0], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_impossible_classes_leave_finite_values_and_derivatives():
     """-inf on a class that is not the label: value, gradient, Hessian, forward and reverse."""
     x = jnp.float32([1.0, -INF, 0.5])
@@ -364,6 +365,7 @@ def test_what_is_masked_is_no_nan_to_debug():
     assert (gradient[1] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_nothing_included_is_0_with_gradient_0(reduction):
     x = jnp.full((3, C), NAN)

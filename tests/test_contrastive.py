@@ -125,6 +125,7 @@ def test_a_gradient_by_one_argument_alone(rng, argnums):
     close(*(jax.jit(jax.grad(loss, argnums))(*pairs) for loss in (ours, unfused)))
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_features(rng, dtype):

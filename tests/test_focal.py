@@ -31,6 +31,7 @@ def derivatives(loss):
     return [loss, slope, jax.grad(lambda x, y: slope(x, y).sum())]
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
 @pytest.mark.parametrize("soft", [False, True])
@@ -60,6 +61,7 @@ def test_optax_means_the_same(rng):
         np.testing.assert_allclose(ours, optax.sigmoid_focal_loss(x, y, alpha=alpha, gamma=gamma), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
 def test_focal_loss_has_three_numbers_everywhere(dtype):
     with np.errstate(over="ignore"):
@@ -71,6 +73,7 @@ def test_focal_loss_has_three_numbers_everywhere(dtype):
         assert np.isfinite(np.asarray(result)[np.isfinite(x.astype(float))]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [0.0, 0.05, 1.0])
 def test_asymmetric_loss_has_three_numbers_everywhere(margin):
     x, y, gamma = (np.asarray(a, np.float32) for a in np.broadcast_arrays(*points(), np.asarray(GAMMAS)[:, None]))

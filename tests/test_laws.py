@@ -320,6 +320,7 @@ def test_reductions_are_sums_of_the_losses(row, rng):
         close(reduced["weighted_mean"], total / weights.sum())
 
 
+@pytest.mark.slow
 @every_loss
 def test_many_at_once_are_each_by_itself(row, rng):
     """A loss and its reduction are one loop of other formulas for long arrays whose size is odd, or large."""
@@ -345,6 +346,7 @@ def test_many_at_once_are_each_by_itself(row, rng):
         assert np.isinf(wrong) if np.isinf(row.extremes[0]) else wrong > 100
 
 
+@pytest.mark.slow
 @every_loss
 def test_a_value_beside_its_gradient_changes_with_what_moves_alone(row):
     """Labels that stand still would add 0·inf at an infinite logit."""
@@ -499,6 +501,7 @@ def test_low_precision_is_float32_of_the_rounded_input(row, rng):
         close(jax.grad(row)(x, y), slope, float(jnp.finfo(dtype).eps) if row.adapter else 0)
 
 
+@pytest.mark.slow
 @every_loss
 def test_one_trace_serves_all_values(row, rng):
     x, y = batch(row, rng)

@@ -94,6 +94,7 @@ def test_equals_the_unfused_loss(form, options, rng):
     close(*(jax.jit(functools.partial(derivatives, loss))() for loss in (ours, theirs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "width", "labels", "chunk_size", "k"),
     [(3, 2, 7, 3, 1), (3, 2, 7, 100, 0), (3, 2, 6, 3, 3), (1, 1, 1, None, 1), (2, 0, 5, 2, 2)],
@@ -140,6 +141,7 @@ def test_labels_of_every_kind(rng):
     close(linear_binary_cross_entropy(features, kernel, dense), unfused(features, kernel, 0 * bias, dense))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "value_bar", "gradient_bar"),
     [(jnp.float32, 5e-7, 2e-6), (jnp.float16, 1e-6, 5e-3), (jnp.bfloat16, 1e-6, 5e-3)],
