@@ -446,18 +446,21 @@ def missing_peers() -> set[str]:
 
 def main() -> None:
     """Print the table and draw the chart."""
+    every = list(_cases())
+    plain = every[0]
     parser = argparse.ArgumentParser(description="Time and memory of jaxbce beside its peers.")
     parser.add_argument("--size", type=float, default=1e7, help="entries of every loss")
     parser.add_argument("--sizes", type=float, nargs="*", default=[1e3, 1e4, 1e5, 1e6, 1e8], help="of the plain one")
-    parser.add_argument("--losses", default="", help="only those whose title contains this")
+    parser.add_argument("--losses", nargs="*", choices=[case.title for case in every], help="only these")
     parser.add_argument("--seconds", type=float, default=3.0, help="for the turns of one row")
     parser.add_argument("--without", nargs="*", default=[], choices=PEERS, help="leave these peers out")
     parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="where to save the chart")
     options = parser.parse_args()
     missing = missing_peers() | set(options.without)
-    cases = [case for case in _cases() if options.losses in case.title]
+    cases = [case for case in every if options.losses is None or case.title in options.losses]
     todo = [(case, quantity, int(options.size)) for case in cases for quantity in QUANTITIES]
-    todo += [(cases[0], quantity, int(n)) for n in options.sizes for quantity in QUANTITIES]
+    if plain in cases:
+        todo += [(plain, quantity, int(n)) for n in options.sizes for quantity in QUANTITIES]
     table, bars = [], {}
     for case, quantity, n in tqdm(todo, disable=None):
         runs, memory = _runs(case, quantity, n, missing)
@@ -465,8 +468,8 @@ def main() -> None:
         table.append(_row(case.title, quantity, n, times, memory))
         if quantity == "value_and_grad":
             bars[f"{case.title}, {n:.0e}"] = {name: np.median(t) / n * 1e9 for name, t in times.items()}
-    for n in (1_000, 1_000_000):
-        table.append(_row(cases[0].title, "eager mean", n, take_turns(_eager_runs(n), options.seconds, PAUSE), {}))
+    for n in (1_000, 1_000_000) if plain in cases else ():
+        table.append(_row(plain.title, "eager mean", n, take_turns(_eager_runs(n), options.seconds, PAUSE), {}))
     for case in cases:
         table.append(_row(case.title, "trace + compile", 1_000, take_turns(_compile_runs(case), options.seconds), {}))
     header = ["loss", "quantity", "N", "ms", *(f"× {name}" for name in ("floor", *PEERS)), "temp: ours, optax"]

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-Losses = Callable[..., Array]
+Formula = Callable[..., Array]
 
 
-def apart(losses: Losses, *, fused: Losses | None = None, stored: bool = False) -> Losses:
+def apart(losses: Formula, *, fused: Formula | None = None, stored: bool = False) -> Formula:
     """`losses`, elementwise, with derivatives that are computed from the arguments afresh.
 
     A training step computes the losses in one loop and their slopes in another. Whatever the two have in common, a
@@ -44,7 +44,7 @@ def apart(losses: Losses, *, fused: Losses | None = None, stored: bool = False) 
         change = change.reshape(value.shape)
         return value, change * _late_one(change) if stored else change
 
-    def ruled(program: Losses) -> Losses:
+    def ruled(program: Formula) -> Formula:
         with_rule = jax.custom_jvp(program)
         with_rule.defjvp(rule, symbolic_zeros=True)
         return with_rule
@@ -55,7 +55,7 @@ def apart(losses: Losses, *, fused: Losses | None = None, stored: bool = False) 
     return alone
 
 
-def _store(losses: Losses) -> Losses:
+def _store(losses: Formula) -> Formula:
     """`losses`, ended by a select, which turns NaN into -NaN, the same, and which XLA takes into no reduction."""
 
     def stored(*args: Any) -> Array:

@@ -1,5 +1,7 @@
 """Binary cross-entropy of a probability and of a logit."""
 
+import functools
+
 from jax import Array
 
 from jaxbce._alignment import Aligned
@@ -85,7 +87,7 @@ def binary_cross_entropy_with_logits(
     return from_logits(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.0, weighed=weighed_logit_loss)
+@elementwise(safe_prediction=0.0, weighed=functools.partial(weighed_logit_loss, fused=True))
 def from_logits(given: Aligned) -> Array:
     return logit_loss(given.predictions, given.labels, **given.parameters)
 

@@ -23,9 +23,9 @@ def sigmoid_contrastive_loss(
     *,
     logit_scale: ArrayLike,
     logit_bias: ArrayLike,
+    reduction: Reduction = "mean",
     tile_size: int | None = None,
     axis_name: AxisName | None = None,
-    reduction: Reduction = "mean",
 ) -> Array:
     r"""Binary cross-entropy of all pairs of two batches, of which those on the diagonal belong together (SigLIP).
 
@@ -49,11 +49,11 @@ def sigmoid_contrastive_loss(
         y: floating, shape [B, D]: the vectors that belong to those of `x`, in the same order.
         logit_scale: a scalar; 10 at the start of the paper's training.
         logit_bias: a scalar; -10 at the start of the paper's training, when nearly all pairs are negative.
+        reduction: "mean" (Σ loss of all pairs / B, where B counts the examples on all devices) or, the same here,
+            "weighted_mean"; "sum"; "none": of each x_i the loss with every y_j.
         tile_size: the most rows and columns of a tile, 512 if None, which suits a CPU. What is computed at one time
             takes some 5·tile_size² numbers. An accelerator may like larger tiles; none has been measured.
         axis_name: the mapped axis, or tuple of axes, over which the batch is split; None if x and y are all of it.
-        reduction: "mean" (Σ loss of all pairs / B, where B counts the examples on all devices) or, the same here,
-            "weighted_mean"; "sum"; "none": of each x_i the loss with every y_j.
 
     Returns:
         The loss in float32, or float64 if x or y is: a scalar, the same on every device, or for "none" of shape [B], of

@@ -76,8 +76,9 @@ def linear_binary_cross_entropy(
         TypeError: features, kernel or bias that are not floating, positives that are not integers, labels or weights
             that are not real.
         ValueError: shapes that do not fit; labels and positives both, or neither; an unknown reduction; labels outside
-            [0, 1]; an index of L or more; negative or infinite weights. Under `jit` and other transforms the checks of
-            values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+            [0, 1]; an index of L or more; L > 2 indices that are all 0 or 1, which look like dense labels; negative or
+            infinite weights. Under `jit` and other transforms the checks of values need
+            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> features, kernel = jnp.array([[1.0, 0.5], [-0.5, 2.0]]), jnp.array([[2.0, -1.0, 0.5], [0.0, 1.0, -1.0]])

@@ -36,7 +36,7 @@ def _total(labels: Array, pos_weight: Array | None, value: Array) -> Array:
 
 
 def weighed_logit_loss(
-    x: Array, labels: Array, pos_weight: Array | None, weight: Array | None, *, fused: bool = True
+    x: Array, labels: Array, pos_weight: Array | None, weight: Array | None, *, fused: bool
 ) -> Array:
     """v·ℓ(x, y, w), in the fewest operations, which count where a reduction follows that XLA has `fused` with it.
 

@@ -61,9 +61,9 @@ def sparse_binary_cross_entropy_with_logits(
     Raises:
         TypeError: logits that are not floating, positives that are not integers, weights that are not real, a mask that
             is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; indices of L or more; negative or infinite weights.
-            Under `jit` and other transforms the checks of values need
-            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        ValueError: shapes that do not fit; an unknown reduction; indices of L or more; L > 2 indices that are all 0 or
+            1, which look like dense labels; negative or infinite weights. Under `jit` and other transforms the checks
+            of values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])

@@ -1,4 +1,4 @@
-"""Data-parallel steps of every loss, over the devices of one process or of several.
+"""Data-parallel steps of the losses in `tests.losses` and of the contrastive one, over one process or several.
 
 ``python -m tests.parallel ADDRESS PROCESSES PROCESS`` is one process of several, and prints its results as JSON.
 """

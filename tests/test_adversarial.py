@@ -80,6 +80,8 @@ def test_refusals():
         gan_discriminator_loss(jnp.zeros(2), jnp.zeros(2, int))
     with pytest.raises(TypeError, match="gan_generator_loss: fake_logits must be floating"):
         gan_generator_loss([1, 2])
+    with pytest.raises(TypeError, match="gan_generator_loss: saturating must be True or False, got 'no'"):
+        gan_generator_loss(jnp.zeros(2), saturating="no")
     with pytest.raises(ValueError, match="gan_generator_loss: reduction must be one of"):
         gan_generator_loss(jnp.zeros(2), reduction="batch")
     with pytest.raises(ValueError, match="gan_discriminator_loss: label_smoothing must lie in"):

@@ -22,7 +22,7 @@ FUNCTIONS = [getattr(jaxbce, name) for name in sorted(PUBLIC - CRITERIA - {"Aver
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 
 COMMON_OPTIONS = ["pos_weight", "weight", "label_smoothing", "where", "axis", "reduction"]
-PLACE = ["chunk_size", "axis_name", "label_axis_name"]
+PLACE = ["chunk_size", "tile_size", "axis_name", "label_axis_name"]
 """What says where and in what pieces a loss is computed, and nothing about its value; comes after all else."""
 
 # Options by name that have no default: the model learns them.
@@ -112,7 +112,9 @@ def test_signatures(function):
     assert {p.name for p in options if p.default is p.empty} == REQUIRED.get(function.__name__, set())
     if function.__name__ not in HELPERS:
         names = [p.name for p in options]
-        names = names[: -len(PLACE)] if names[-len(PLACE) :] == PLACE else names
+        place = [name for name in PLACE if name in names]
+        assert names[len(names) - len(place) :] == place
+        names = names[: len(names) - len(place)]
         common = [name for name in names if name in COMMON_OPTIONS]
         assert names[-len(common) :] == common == [name for name in COMMON_OPTIONS if name in common]
 
