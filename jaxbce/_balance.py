@@ -96,7 +96,8 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
 
     Domain:
         Counts ≥ 0, whose sum must not overflow; beta in [0, 1]. Other values are refused; under a transform, where no
-        value can be read, the weights of the classes that occur are NaN.
+        value can be read, the weights of the classes that occur are NaN. Differentiable in both arguments; of beta
+        the second derivative at 0 is NaN.
 
     Args:
         counts: the number of examples of each class, real, shape [C].

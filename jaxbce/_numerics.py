@@ -54,11 +54,12 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def nan_where(condition: Array, value: Array) -> Array:
-    """`value`, and NaN where the condition holds, in value and derivative.
+    """`value`, and NaN where the condition holds.
 
-    It is computed: one that is written down `jax_debug_nans` would report of eager arithmetic, used or not.
+    As inf - inf: a NaN that is written down `jax_debug_nans` reports where nothing is compiled, chosen or not.
     """
-    return nan_outside(value, -condition.astype(value.dtype))
+    mark = jnp.where(condition, jnp.inf, jnp.zeros_like(value))
+    return jnp.where(condition, mark - mark, value)
 
 
 @jax.custom_jvp
