@@ -88,6 +88,9 @@ def test_dtypes(row):
     for y in (None, "1", object()):
         with refuses(TypeError, row.name, "labels"):
             row(X, y)
+    for y in (np.zeros(X.shape, object), np.zeros(X.shape, ">f4")):
+        with refuses(TypeError, row.name, "labels must have a dtype that JAX has", str(y.dtype), "Convert first"):
+            row(X, y)
 
 
 @every_loss
