@@ -204,7 +204,10 @@ def test_infinite_values_leave_no_nan_to_debug(row):
     assert not any(np.isnan(a).any() for a in (slope, curvature))
 
 
-@pytest.mark.parametrize("debug", [False, True])
+HIDDEN = pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="such a JAX reports a NaN that a mask hides")
+
+
+@pytest.mark.parametrize("debug", [False, pytest.param(True, marks=HIDDEN)])
 def test_calls_without_jit(debug):
     """A NaN that no number is made of is one to debug, too, where nothing is compiled."""
     _, given = lowered("float32", False)
