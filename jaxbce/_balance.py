@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values
-from jaxbce._numerics import Tangent, directional, included, nan_outside
+from jaxbce._numerics import Tangent, directional, included, is_known, nan_outside
 from jaxbce._options import admit_axis
 from jaxbce._reduction import sum_of
 from jaxbce._typing import ArrayLike, Axis
@@ -135,7 +135,7 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
 
 def _lack(beta: Array, given: ArrayLike) -> Array | float:
     """1 - β; of a Python number before it is rounded to float32, where 1 - 0.9999 is off by 1e-4."""
-    if isinstance(given, int | float):
+    if is_known(given):
         return 1.0 - given
     return 1.0 - guard(jax.lax.convert_element_type(beta, compute_dtype(beta)), "beta")
 

@@ -29,7 +29,7 @@ _EXPONENT = _weight("0 leaves the cross-entropy as it is; more counts easy examp
 
 DOMAINS = {
     "probs": _unit("Unnormalised scores belong in the function that takes logits."),
-    "labels": _unit("Leave missing labels out, with `where` or a weight of 0; one-hot encode class indices."),
+    "labels": _unit("Hide missing labels with `where`; one-hot encode class indices."),
     "label_smoothing": _unit("0 keeps the labels, 1 makes them all the same."),
     "weight": _weight("A weight of 0 leaves an entry out."),
     "pos_weight": _weight("The number of negatives per positive is the usual choice.", optional=True),

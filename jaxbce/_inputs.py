@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxbce._alignment import Admitted
 from jaxbce._domains import DOMAINS
-from jaxbce._numerics import Whole
+from jaxbce._numerics import Whole, is_known
 from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 from jaxbce._values import is_readable, within
@@ -23,7 +23,7 @@ from jaxbce._values import is_readable, within
 _CUT_OFF = "Indices this large need jax_enable_x64; labels and weights may be floats: labels.astype(numpy.float32)."
 
 _FLAGS = {"labels", "weight", "class_weight", "losses", "positives"}
-"""Arguments that may be bools, or say more of them. To others True would be a 1 that nobody meant."""
+"""Arguments of which a bool is no error, or one that is told elsewhere. In any other True would pass for a 1."""
 
 
 class Target(NamedTuple):
@@ -130,7 +130,7 @@ def admit_mask(target: Target, where: ArrayLike | None) -> Array | None:
 
 def admit_smoothing(target: Target, label_smoothing: ArrayLike) -> Array | None:
     """A scalar in [0, 1]; None for the number 0, which spares its cost."""
-    if isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool) and label_smoothing == 0:
+    if is_known(label_smoothing) and label_smoothing == 0:
         return None
     return admit_scalar(target, "label_smoothing", label_smoothing)
 

@@ -100,7 +100,7 @@ def _labels(target: Target, value: ArrayLike) -> Array:
             f"{target.function}: labels must have the shape of {target.name}, {shape}, got {array.shape}. "
             "The indices of the labels that are on go into `positives`."
         )
-    remedy = "Leave missing labels out with a weight of 0."
+    remedy = "Where a label is missing, write 0 and give it a weight of 0."
     return within(target.function, "labels", array, None, target.array, remedy)
 
 

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -105,11 +105,14 @@ class Whole:
 Exponent: TypeAlias = Array | Whole
 
 
+def is_known(value: object) -> TypeGuard[int | float]:
+    """Whether it is a Python number, whose value no trace hides. A bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def as_exponent(value: ArrayLike) -> ArrayLike | Whole:
     """The value, or what it is as a number that is whole and small."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value in range(17):
-        return Whole(int(value))
-    return value
+    return Whole(int(value)) if is_known(value) and value in range(17) else value
 
 
 def power(base: Array, exponent: Exponent) -> Array:

@@ -1,7 +1,8 @@
 """The public face as a type checker sees it from outside: `mypy --strict` reads this against the installed wheel.
 
-Nothing runs it. A line that must be refused carries a `type: ignore` with the code of the refusal: `--strict` warns of
-those that are not needed, so a refusal that vanishes is noticed. So is, by `assert_type`, a result that becomes `Any`.
+Nothing runs it. A line that must be refused carries a `type: ignore` with the code of the refusal and the reason:
+`--strict` warns of those that are not needed, so a refusal that vanishes is noticed. So is, by `assert_type`, a result
+that becomes `Any`.
 """
 
 from collections.abc import Callable
@@ -157,22 +158,19 @@ losses: list[Callable[[Array, Array], Array]] = [
 ]
 assert_type(jaxbce.__version__, str)
 
-# Refused: a reduction that does not exist.
-jaxbce.binary_cross_entropy_with_logits(logits, labels, reduction="batchmean")  # type: ignore[arg-type]
-binary = BCEWithLogitsLoss(reduction="average")  # type: ignore[arg-type]
-# Refused: options by position, where PyTorch has the weight.
-jaxbce.binary_cross_entropy_with_logits(logits, labels, mask)  # type: ignore[call-arg]
-BCEWithLogitsLoss(2.0)  # type: ignore[call-arg]
-probable(logits, labels, mask)  # type: ignore[call-arg]
-# Refused: None for a number or for data, a float for an axis. (A string passes: it is a sequence of strings.)
-jaxbce.sigmoid_focal_loss(logits, labels, gamma=None)  # type: ignore[arg-type]
-jaxbce.binary_cross_entropy(None, labels)  # type: ignore[arg-type]
-jaxbce.cross_entropy(logits, labels, axis=0.5)  # type: ignore[arg-type]
-# Refused: options that a loss does not have, and one that it must be given.
-jaxbce.cross_entropy(logits, labels, pos_weight=2.0)  # type: ignore[call-arg]
-jaxbce.sigmoid_contrastive_loss(logits, logits, logit_scale=10.0)  # type: ignore[call-arg]
-# Refused: a criterion is frozen, and an average is no number.
-categorical.reduction = "sum"  # type: ignore[misc]
-_ = average + 1.0  # type: ignore[operator]
-# Refused: rooms behind the public face do not leak into it.
-_ = jaxbce.from_logits  # type: ignore[attr-defined]
+# --- What must be refused, and why ------------------------------------------------------------------------------------
+
+jaxbce.binary_cross_entropy_with_logits(logits, labels, reduction="batchmean")  # type: ignore[arg-type]  # no such reduction
+binary = BCEWithLogitsLoss(reduction="average")  # type: ignore[arg-type]  # no such reduction
+jaxbce.binary_cross_entropy_with_logits(logits, labels, mask)  # type: ignore[call-arg]  # options go by name
+BCEWithLogitsLoss(2.0)  # type: ignore[call-arg]  # where PyTorch has the weight
+probable(logits, labels, mask)  # type: ignore[call-arg]  # a mask would pass for a weight
+# A string passes for numbers: it is a sequence of strings.
+jaxbce.sigmoid_focal_loss(logits, labels, gamma=None)  # type: ignore[arg-type]  # None is no number
+jaxbce.binary_cross_entropy(None, labels)  # type: ignore[arg-type]  # None is no array
+jaxbce.cross_entropy(logits, labels, axis=0.5)  # type: ignore[arg-type]  # a float is no axis
+jaxbce.cross_entropy(logits, labels, pos_weight=2.0)  # type: ignore[call-arg]  # an option of binary losses
+jaxbce.sigmoid_contrastive_loss(logits, logits, logit_scale=10.0)  # type: ignore[call-arg]  # the bias is missing
+categorical.reduction = "sum"  # type: ignore[misc]  # a criterion is frozen
+_ = average + 1.0  # type: ignore[operator]  # an average is no number
+_ = jaxbce.from_logits  # type: ignore[attr-defined]  # it is not public

@@ -273,7 +273,7 @@ def test_refusals(rng):
         (ValueError, "either labels.*got neither", (x, k), {}),
         (ValueError, "either labels.*got both", (x, k, dense), {"positives": positives}),
         (ValueError, r"\(4, 11\), got \(4, 5\).*positives", (x, k, positives), {}),
-        (ValueError, r"labels must lie in \[0, 1\], got values from 0.0 to 2.0", (x, k, dense * 2), {}),
+        (ValueError, r"labels must lie in .* to 2.0. Where a label is missing, write 0", (x, k, dense * 2), {}),
         (TypeError, "positives must be integers", (x, k), {"positives": positives * 1.0}),
         (TypeError, "positives must be integers.*0 and 1", (x, k), {"positives": positives > 0}),
         (ValueError, r"positives must have shape \(4, K\)", (x, k), {"positives": positives[0]}),

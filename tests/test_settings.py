@@ -209,7 +209,7 @@ HIDDEN = pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="such a JAX r
 
 @pytest.mark.parametrize("debug", [False, pytest.param(True, marks=HIDDEN)])
 def test_calls_without_jit(debug):
-    """A NaN that no number is made of is one to debug, too, where nothing is compiled."""
+    """The numbers are the same, and no operation has a NaN to debug."""
     _, given = lowered("float32", False)
     with configured(**DEFAULTS | {"jax_disable_jit": True, "jax_debug_nans": debug}):
         close(first(given), numbers("float32", False)[0], 2e-6)
