@@ -43,18 +43,18 @@ def _reciprocal(x: Array) -> Array:
     return _quotient(jnp.ones_like(x), x)
 
 
-def _clamped(log: Array) -> Array:
-    """max(log, -100), and NaN where the logarithm is, which is why it comes second.
+def _clamped(log: Array, p: Array) -> Array:
+    """max(log, -100) for the logarithm of p, and NaN where it is NaN, which is why it comes second.
 
-    XLA moves a constant into the second place, and this one stands behind a barrier.
+    A constant XLA would put there. p - 100 is rounded to -100 where p is small, and below the logarithm elsewhere.
     """
-    return jnp.maximum(jax.lax.optimization_barrier(jnp.full((), _LEAST_LOG, log.dtype)), log)
+    return jnp.maximum(p + _LEAST_LOG, log)
 
 
 @jax.custom_jvp
 def _log(p: Array) -> Array:
     """max(log p, -100)."""
-    return _clamped(jnp.log(p))
+    return _clamped(jnp.log(p), p)
 
 
 @_log.defjvp
@@ -67,10 +67,11 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def _log_complement(p: Array) -> Array:
     """max(log(1 - p), -100)."""
     if p.dtype != jnp.float64:
-        return _clamped(jnp.log1p(-p))
+        return _clamped(jnp.log1p(-p), 1.0 - p)
     # XLA's log1p of -p is off by 128 ulp in float64 (jax#39707), and by 2 ulp of a positive argument.
-    odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
-    return _clamped(nan_outside(-jnp.log1p(odds), 1.0 - p))
+    complement = 1.0 - p
+    odds = p / jnp.maximum(complement, float(np.finfo(p.dtype).tiny))
+    return _clamped(nan_outside(-jnp.log1p(odds), complement), complement)
 
 
 @_log_complement.defjvp
