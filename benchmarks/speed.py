@@ -59,7 +59,7 @@ def _probs(rng: np.random.Generator, n: int) -> list[np.ndarray]:
     return [1 / (1 + np.exp(-x)), y]
 
 
-def _weighed(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+def _weighted(rng: np.random.Generator, n: int) -> list[np.ndarray]:
     return [*_logits(rng, n), rng.random(n, np.float32)]
 
 
@@ -180,7 +180,7 @@ def _cases() -> Iterator[Case]:
     )
     yield Case(
         f"{logits}, `weight`",
-        _weighed,
+        _weighted,
         {
             "jaxbce": _ours(bce, "weight"),
             "optax": _mean(lambda x, y, v: v * theirs(x, y)),

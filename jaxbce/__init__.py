@@ -32,7 +32,8 @@ Accumulating
 All losses are pure functions for use inside `jit`, `grad`, `vmap`, `scan`, `remat` and `shard_map`, or outside them.
 They share the meaning of their arguments. A loss that departs from it says so: `cross_entropy` takes class indices too,
 smooths by s/C, has masks and axes without its class axis, and divides by Σ class weight;
-`sigmoid_contrastive_loss` divides by the B examples; `linear_binary_cross_entropy` has a loss per example under "none".
+`sigmoid_contrastive_loss` divides by the B examples; `linear_binary_cross_entropy` takes labels `[B, L]` alone, has
+neither `where` nor `axis`, and a loss per example under "none".
 
 Predictions (`logits`, `probs`)
     Floating; arrays, Python floats or nested lists of them. Computation and result are in at least float32:
@@ -47,7 +48,8 @@ Predictions (`logits`, `probs`)
     Finite and ≥ 0. `pos_weight` multiplies the positive part of the loss, the part that carries the label y; `weight`
     multiplies the whole. Both broadcast to the shape of the predictions, right-aligned, and never enlarge it: `[C]`
     is a weight per class of `[N, C]`, `[N, 1]` one per example. Losses are differentiable with respect to both. A
-    `weight` of 0 leaves no trace even of an infinite loss, in value or in the gradient of the predictions.
+    `weight` of 0 leaves no trace even of an infinite loss, in value or in the gradient of the predictions; under "mean"
+    its entry still counts.
 
 `label_smoothing`
     s in [0, 1]: labels become y·(1 - s) + s/2, as in Keras.

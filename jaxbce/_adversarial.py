@@ -26,7 +26,8 @@ def gan_discriminator_loss(
     s = 0.2).
 
     Domain:
-        Any logit, exact in both tails as `binary_cross_entropy_with_logits` is.
+        Any logit, exact in both tails as `binary_cross_entropy_with_logits` is. NaN in gives NaN out. A smoothing
+        outside [0, 1] is refused; under a transform, where no value can be read, it gives NaN.
 
     Args:
         real_logits: floating, any shape: what the discriminator says of real data.
@@ -77,7 +78,7 @@ def gan_generator_loss(
     The derivatives with respect to the logit are -(1 - D) and -D.
 
     Domain:
-        Any logit, exact in both tails as `binary_cross_entropy_with_logits` is.
+        Any logit, exact in both tails as `binary_cross_entropy_with_logits` is. NaN in gives NaN out.
 
     Args:
         fake_logits: floating, any shape: what the discriminator says of generated data.
@@ -88,7 +89,7 @@ def gan_generator_loss(
         The loss in at least float32: a scalar, or for "none" of the shape of the logits. The saturating form is ≤ 0.
 
     Raises:
-        TypeError: logits that are not floating.
+        TypeError: logits that are not floating, a `saturating` that is not bool.
         ValueError: an unknown reduction.
 
     Example:
@@ -112,7 +113,7 @@ def _against(
     given, axes = admit(
         function,
         name,
-        admit_floating(function, name, logits),  # Here, for it knows of no labels.
+        admit_floating(function, name, logits),  # `admit` would ask whether the labels came first.
         label,
         {"pos_weight": None},
         weight=None,

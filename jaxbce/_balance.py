@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values
-from jaxbce._numerics import Tangent, directional, included, is_known, nan_outside
+from jaxbce._numerics import Tangent, directional, included, is_python_number, nan_outside
 from jaxbce._options import admit_axis
 from jaxbce._reduction import sum_of
 from jaxbce._typing import ArrayLike, Axis
@@ -128,57 +128,57 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
         raise ValueError(f"{function}: counts must have one axis, one count per class, got shape {array.shape}.")
     array = within(function, "counts", array, None, array)
     target = Target(function, "counts", array)
-    lack = None if beta is None else _lack(admit_scalar(target, "beta", beta), beta)
-    weight: Array = _from_counts(array, lack)
+    complement = None if beta is None else _complement(admit_scalar(target, "beta", beta), beta)
+    weight: Array = _from_counts(array, complement)
     return weight
 
 
-def _lack(beta: Array, given: ArrayLike) -> Array | float:
+def _complement(beta: Array, given: ArrayLike) -> Array | float:
     """1 - β; of a Python number before it is rounded to float32, where 1 - 0.9999 is off by 1e-4."""
-    if is_known(given):
+    if is_python_number(given):
         return 1.0 - given
     return 1.0 - guard(jax.lax.convert_element_type(beta, compute_dtype(beta)), "beta")
 
 
 @jax.jit
-def _from_counts(counts: Array, lack: Array | float | None) -> Array:
+def _from_counts(counts: Array, complement: Array | float | None) -> Array:
     counts = guard(jax.lax.convert_element_type(counts, compute_dtype(counts)), "counts")
     missing = counts == 0.0
     number, classes = jnp.where(missing, 1.0, counts), jnp.sum(~missing, dtype=counts.dtype)
-    if lack is None:
+    if complement is None:
         weight = jnp.sum(counts) / (jnp.maximum(classes, 1.0) * number)
     else:
-        lack = jnp.broadcast_to(jax.lax.convert_element_type(lack, counts.dtype), counts.shape)
-        share = jnp.where(missing, 0.0, 1.0 / _effective_number(number, lack))
+        complement = jnp.broadcast_to(jax.lax.convert_element_type(complement, counts.dtype), counts.shape)
+        share = jnp.where(missing, 0.0, 1.0 / _effective_number(number, complement))
         weight = share * (classes / jnp.maximum(jnp.sum(share), float(np.finfo(counts.dtype).tiny)))
     return jnp.where(missing, 1.0, weight)
 
 
 @jax.custom_jvp
-def _effective_number(n: Array, lack: Array) -> Array:
-    """E = (1 - β^n)/(1 - β) = -expm1(n·log β)/(1 - β), of n and 1 - β, so that no β next to 1 cancels; n at β = 1."""
-    return jnp.where(lack == 0.0, n, -jnp.expm1(n * _log_of_beta(lack)) / jnp.where(lack == 0.0, 1.0, lack))
+def _effective_number(n: Array, c: Array) -> Array:
+    """E = (1 - β^n)/c = -expm1(n·log β)/c of n and c = 1 - β, so that no β next to 1 cancels; n at β = 1."""
+    return jnp.where(c == 0.0, n, -jnp.expm1(n * _log_of_beta(c)) / jnp.where(c == 0.0, 1.0, c))
 
 
 @functools.partial(_effective_number.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    n, lack = primals
-    effective, log_beta, some = _effective_number(n, lack), _log_of_beta(lack), jnp.where(lack == 0.0, 1.0, lack)
+    n, c = primals
+    effective, log_beta, some = _effective_number(n, c), _log_of_beta(c), jnp.where(c == 0.0, 1.0, c)
 
     def by_n() -> Array:
-        return jnp.where(lack == 0.0, 1.0, -log_beta * jnp.exp(n * log_beta) / some)
+        return jnp.where(c == 0.0, 1.0, -log_beta * jnp.exp(n * log_beta) / some)
 
-    def by_lack() -> Array:
+    def by_c() -> Array:
         closed = (n * jnp.exp((n - 1.0) * log_beta) - effective) / some
-        # Next to β = 1 that cancels, and the first terms of Σ_k k·C(n, k + 1)·(-lack)^(k - 1), negated, do not.
-        series = -n * (n - 1.0) / 2.0 * (1.0 - (n - 2.0) / 1.5 * lack * (1.0 - 0.375 * (n - 3.0) * lack))
+        # Next to β = 1 that cancels, and the first terms of Σ_k k·C(n, k + 1)·(-c)^(k - 1), negated, do not.
+        series = -n * (n - 1.0) / 2.0 * (1.0 - (n - 2.0) / 1.5 * c * (1.0 - 0.375 * (n - 3.0) * c))
         # Where what the one cancels is what the other leaves out: 1e-5 of the slope in float32, 1e-11 in float64.
-        near = n * lack < float(100.0 * np.finfo(n.dtype).eps) ** 0.25
+        near = n * c < float(100.0 * np.finfo(n.dtype).eps) ** 0.25
         return jnp.where(near, series, closed)
 
-    return effective, directional((by_n, tangents[0]), (by_lack, tangents[1]))
+    return effective, directional((by_n, tangents[0]), (by_c, tangents[1]))
 
 
-def _log_of_beta(lack: Array) -> Array:
-    """log(1 - lack), and a number whose exp is 0 for -inf."""
-    return jnp.maximum(jnp.log1p(-lack), -1e4)
+def _log_of_beta(c: Array) -> Array:
+    """log(1 - c), and a number whose exp is 0 for -inf."""
+    return jnp.maximum(jnp.log1p(-c), -1e4)

@@ -7,8 +7,8 @@ from jax import Array
 from jaxbce._alignment import Aligned
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
-from jaxbce._logit_loss import logit_loss, weighed_logit_loss
-from jaxbce._prob_loss import prob_loss, weighed_prob_loss
+from jaxbce._logit_loss import logit_loss, weighted_logit_loss
+from jaxbce._prob_loss import prob_loss, weighted_prob_loss
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -55,8 +55,8 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; labels outside [0, 1]; negative or infinite
-            weights. Under `jit` and other transforms the checks of values need
+        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; labels outside [0, 1];
+            negative or infinite weights. Under `jit` and other transforms the checks of values need
             `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
@@ -87,7 +87,7 @@ def binary_cross_entropy_with_logits(
     return from_logits(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.0, weighed=functools.partial(weighed_logit_loss, fused=True))
+@elementwise(safe_prediction=0.0, weighted=functools.partial(weighted_logit_loss, fused=True))
 def from_logits(given: Aligned) -> Array:
     return logit_loss(given.predictions, given.labels, **given.parameters)
 
@@ -135,8 +135,8 @@ def binary_cross_entropy(
 
     Raises:
         TypeError: probs that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; probs or labels outside [0, 1]; negative or
-            infinite weights. Under `jit` and other transforms the checks of values need
+        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; probs or labels outside
+            [0, 1]; negative or infinite weights. Under `jit` and other transforms the checks of values need
             `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
@@ -165,6 +165,6 @@ def binary_cross_entropy(
     return _from_probs(given, axis=axes, reduction=reduction)
 
 
-@elementwise(safe_prediction=0.5, weighed=weighed_prob_loss)
+@elementwise(safe_prediction=0.5, weighted=weighted_prob_loss)
 def _from_probs(given: Aligned) -> Array:
     return prob_loss(given.predictions, given.labels, **given.parameters)

@@ -161,11 +161,11 @@ def _align_probs(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     # Bools too, for the reason that `align` has.
     probs = guard(fit(given.labels, logits, None if where is None else spread(where, logits), 0.0), "labels")
 
-    def weighed(probs: Array) -> Array:
+    def weighted(probs: Array) -> Array:
         return probs if u is None else u * probs
 
-    dense = weighed(smooth(probs, given.label_smoothing, classes))
-    weight = sum_of(weighed(probs), (class_axis,))
+    dense = weighted(smooth(probs, given.label_smoothing, classes))
+    weight = sum_of(weighted(probs), (class_axis,))
     return _Aligned(logits, Labels(dense, None, where), weight, _drop(where, class_axis))
 
 

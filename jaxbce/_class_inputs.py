@@ -61,7 +61,8 @@ def admit_classes(
     ignore_index = _ignore_index(function, ignore_index, indices)
     if indices:
         words = f"{function}: labels must be class indices in [0, {classes})"
-        remedy = f"Hide missing labels with `where` or ignore_index, which is {ignore_index}."
+        remedy = "Hide missing labels with `where` or ignore_index"
+        remedy += "." if ignore_index is None else f", which is {ignore_index}."
         values = refuse_stray(values, classes, ignore_index, mask, losses, words, remedy)
     else:
         every = None if mask is None else jnp.expand_dims(spread(mask, losses), class_axis)

@@ -93,7 +93,6 @@ def sigmoid_contrastive_loss(
     return loss
 
 
-# Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
 @functools.partial(jax.jit, static_argnames=("plan", "each"))
 def _from_pairs(x: Array, y: Array, scale: Array, bias: Array, *, plan: Plan, each: bool) -> Array:
     return pairwise_losses(x, y, scale, bias, plan) if each else pairwise_total(x, y, scale, bias, plan)

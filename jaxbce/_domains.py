@@ -31,7 +31,7 @@ DOMAINS = {
     "probs": _unit("Unnormalised scores belong in the function that takes logits."),
     "labels": _unit("Hide missing labels with `where`; one-hot encode class indices."),
     "label_smoothing": _unit("0 keeps the labels, 1 makes them all the same."),
-    "weight": _weight("A weight of 0 leaves an entry out."),
+    "weight": _weight("At a weight of 0 an entry costs nothing, and under 'weighted_mean' it does not count."),
     "pos_weight": _weight("The number of negatives per positive is the usual choice.", optional=True),
     "class_weight": _weight("To leave a class out, give it a weight of 0."),
     "counts": _weight("Count the examples of each class, e.g. with jnp.bincount."),

@@ -1,4 +1,4 @@
-"""The core of a loss of single entries: aligned, computed, weighed, masked and reduced in one compiled function."""
+"""The core of a loss of single entries: aligned, computed, weighted, masked and reduced in one compiled function."""
 
 import functools
 from collections.abc import Callable
@@ -25,11 +25,11 @@ class Core(Protocol):
 
 
 def elementwise(
-    safe_prediction: float, *, weighed: Callable[..., Array] | None = None
+    safe_prediction: float, *, weighted: Callable[..., Array] | None = None
 ) -> Callable[[Mathematics], Core]:
     """A decorator that makes the core of a loss of its mathematics, the cost of each entry before weight and mask.
 
-    `safe_prediction` is what the mathematics sees where the mask hides an entry. `weighed` is the mathematics once
+    `safe_prediction` is what the mathematics sees where the mask hides an entry. `weighted` is the mathematics once
     more, with the weight in it, of few operations and of those alone that XLA on CPU takes into the loop of a
     reduction: no select and no comparison. It has no derivatives; None if there is no such form.
     """
@@ -39,7 +39,7 @@ def elementwise(
             aligned = align(given, safe_prediction)
             return included(weigh(mathematics(aligned), aligned.weight), aligned.where)
 
-        fused = None if weighed is None else functools.partial(_fused, weighed, safe_prediction)
+        fused = None if weighted is None else functools.partial(_fused, weighted, safe_prediction)
         unreduced = apart(losses)
         stored = apart(losses, stored=True)
         always_fused = apart(losses, fused=fused)
@@ -55,7 +55,7 @@ def elementwise(
             store_beside_gradient = like.dtype == compute_dtype(like) and shared_out(like.size)
             return fused_unless_differentiated if store_beside_gradient else always_fused
 
-        # Compiled, so that a call outside `jit` runs as one kernel; inside another `jit` it is inlined.
+        # Compiled, as every core is: a call outside `jit` runs as one program, and inside another `jit` is inlined.
         @functools.partial(jax.jit, static_argnames=("axis", "reduction"))
         def core(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
             given = alike(given)
@@ -71,6 +71,6 @@ def elementwise(
     return decorate
 
 
-def _fused(weighed: Callable[..., Array], safe_prediction: float, given: Admitted) -> Array:
+def _fused(weighted: Callable[..., Array], safe_prediction: float, given: Admitted) -> Array:
     aligned = align(given, safe_prediction)
-    return weighed(aligned.predictions, aligned.labels, weight=aligned.weight, **aligned.parameters)
+    return weighted(aligned.predictions, aligned.labels, weight=aligned.weight, **aligned.parameters)

@@ -60,8 +60,9 @@ def sigmoid_focal_loss(
 
     Raises:
         TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; values outside their domain. Under `jit` and other
-            transforms the checks of values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; values outside their
+            domain. Under `jit` and other transforms the checks of values need
+            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> logits = jnp.array([2.0, -1.0, 0.5])
@@ -147,8 +148,9 @@ def asymmetric_loss(
 
     Raises:
         TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; values outside their domain. Under `jit` and other
-            transforms the checks of values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; values outside their
+            domain. Under `jit` and other transforms the checks of values need
+            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> logits = jnp.array([2.0, -1.0, 0.5, -4.0])

@@ -4,7 +4,7 @@ They are compared in a dtype in which no number wraps around: their own, or a wi
 """
 
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +12,11 @@ from jax import Array
 
 from jaxbce._values import Facts, refuse
 
-Absent: TypeAlias = int | Literal["negative"] | None
-"""What marks the absence of an index: one particular integer, any negative number, or nothing."""
+Absent: TypeAlias = int | Literal["padding"] | None
+"""What marks the absence of an index: one particular integer, any negative number, which is padding, or nothing."""
+
+PADDING: Final = "padding"
+"""Negative numbers, which fill a row."""
 
 
 def refuse_stray(
@@ -29,7 +32,7 @@ def refuse_stray(
 
 
 def is_absent(indices: Array, absent: Absent) -> Array:
-    if absent == "negative":
+    if absent == PADDING:
         return indices < 0
     least, most = _range(indices.dtype)
     if absent is None or not least <= absent <= most:

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxbce._alignment import Admitted
 from jaxbce._domains import DOMAINS
-from jaxbce._numerics import Whole, is_known
+from jaxbce._numerics import Whole, is_python_number
 from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 from jaxbce._values import is_readable, within
@@ -130,7 +130,7 @@ def admit_mask(target: Target, where: ArrayLike | None) -> Array | None:
 
 def admit_smoothing(target: Target, label_smoothing: ArrayLike) -> Array | None:
     """A scalar in [0, 1]; None for the number 0, which spares its cost."""
-    if is_known(label_smoothing) and label_smoothing == 0:
+    if is_python_number(label_smoothing) and label_smoothing == 0:
         return None
     return admit_scalar(target, "label_smoothing", label_smoothing)
 

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._alignment import compute_dtype, guard, spread
-from jaxbce._indices import is_stray
+from jaxbce._indices import PADDING, is_stray
 from jaxbce._linear_head import Arrays, head_losses, head_total
 from jaxbce._linear_inputs import AdmittedHead, HeadOptions, admit_head
 from jaxbce._manual_axes import alike, devices, sum_over
 from jaxbce._numerics import nan_where
-from jaxbce._positives import PADDING
 from jaxbce._reduction import Average
 from jaxbce._typing import ArrayLike, AxisName, Reduction
 
@@ -127,14 +126,15 @@ def _from_head(given: AdmittedHead, *, options: HeadOptions) -> Array:
     weight, number = shared["example_weight"], batch * labels * devices(axes)
     if options.reduction != "sum" and number == 0:
         return jnp.full((), jnp.nan, weight.dtype)  # The mean of an empty array, as in NumPy and PyTorch.
-    if options.reduction == "mean":
+    weights = given.weight if options.reduction == "weighted_mean" else None
+    if weights is None and options.reduction != "sum":
         # Inside the sum the quotient costs nothing; outside, one more pass over the gradient of the kernel.
         shared["example_weight"] = weight / jnp.full_like(weight, number)
     sum_ = sum_over(head_total(shared, by_label, chunk), axes)
-    if options.reduction == "weighted_mean" and given.weight is not None:
-        weights = guard(given.weight.astype(weight.dtype), "weight")
-        return Average(sum_, sum_over(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
-    return sum_
+    if weights is None:
+        return sum_
+    weights = guard(weights.astype(weight.dtype), "weight")
+    return Average(sum_, sum_over(jnp.sum(weights) * (batch * labels / weights.size), axes)).value
 
 
 def _arrange(given: AdmittedHead, label_axes: tuple[str, ...]) -> tuple[Arrays, Arrays]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbce._alignment import Admitted, align, fit
+from jaxbce._alignment import Admitted, align
 from jaxbce._logit_loss import hard_logit_loss, logit_loss
 from jaxbce._manual_axes import alike
 from jaxbce._numerics import nan_outside, product
@@ -58,12 +58,12 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
             # the derivative with respect to pos_weight, which is 0 there. NaN stays in, and a pos_weight outside its
             # domain makes NaN of every entry.
             weighable = hot | jnp.isnan(losses)
-            weighed = product(pos_weight, jnp.where(weighable, losses, jnp.zeros_like(losses)))
-            losses = jnp.where(weighable, weighed, nan_outside(losses, pos_weight))
+            positive = product(pos_weight, jnp.where(weighable, losses, jnp.zeros_like(losses)))
+            losses = jnp.where(weighable, positive, nan_outside(losses, pos_weight))
     else:
         losses = logit_loss(logits, aligned.labels, pos_weight)
     rows = jnp.sum(weigh(losses, aligned.weight), 1)
-    return weigh(rows, fit(given["example_weight"], rows, None, 0.0))
+    return weigh(rows, given["example_weight"])
 
 
 def head_losses(shared: Arrays, by_label: Arrays, chunk: int) -> Array:

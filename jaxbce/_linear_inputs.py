@@ -87,8 +87,6 @@ def admit_head(
         admit_smoothing(target, label_smoothing),
     )
     check_reduction(function, reduction, None)
-    if reduction == "weighted_mean" and given.weight is None:
-        reduction = "mean"
     size = admit_size(function, "chunk_size", chunk_size, _default_chunk(*x.shape))
     return given, HeadOptions(size, batch_axes, label_axes, reduction)
 
@@ -100,7 +98,7 @@ def _labels(target: Target, value: ArrayLike) -> Array:
             f"{target.function}: labels must have the shape of {target.name}, {shape}, got {array.shape}. "
             "The indices of the labels that are on go into `positives`."
         )
-    remedy = "Where a label is missing, write 0 and give it a weight of 0."
+    remedy = "Where a label is missing, write 0, give it a weight of 0 and take reduction='weighted_mean'."
     return within(target.function, "labels", array, None, target.array, remedy)
 
 

@@ -35,7 +35,7 @@ def _total(labels: Array, pos_weight: Array | None, value: Array) -> Array:
     return (a + b) * value
 
 
-def weighed_logit_loss(
+def weighted_logit_loss(
     x: Array, labels: Array, pos_weight: Array | None, weight: Array | None, *, fused: bool
 ) -> Array:
     """v·ℓ(x, y, w), in the fewest operations, which count where a reduction follows that XLA has `fused` with it.
@@ -61,7 +61,7 @@ def weighed_logit_loss(
 @jax.custom_jvp
 def logit_loss(x: Array, labels: Array, pos_weight: Array | None) -> Array:
     """ℓ(x, y, w)."""
-    return weighed_logit_loss(x, labels, pos_weight, None, fused=False)
+    return weighted_logit_loss(x, labels, pos_weight, None, fused=False)
 
 
 @functools.partial(logit_loss.defjvp, symbolic_zeros=True)

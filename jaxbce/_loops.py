@@ -15,7 +15,7 @@ _LONG: Final = 128
 """Entries of a row from which on that loop is not held up by the ends of rows: over rows of ten it takes 2 to 4 times
 as long, over rows of a thousand it is the faster."""
 _FEW: Final = 24
-"""Classes that are faster one by one than together: ten in a third of the time, sixty-four no longer."""
+"""Classes that are faster one by one than together: ten in a third of the time, sixty-four in the same."""
 _SHARES: Final = 16
 """What a size should be a multiple of. On two cores a loop of odd size takes 2 to 10 times as long; on one core it
 does not, so the reason is how XLA shares it out. Sixteen allows for more cores."""

@@ -105,14 +105,14 @@ class Whole:
 Exponent: TypeAlias = Array | Whole
 
 
-def is_known(value: object) -> TypeGuard[int | float]:
-    """Whether it is a Python number, whose value no trace hides. A bool is none."""
+def is_python_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is an int or a float of Python: a value that no trace hides, in full precision. A bool is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_exponent(value: ArrayLike) -> ArrayLike | Whole:
     """The value, or what it is as a number that is whole and small."""
-    return Whole(int(value)) if is_known(value) and value in range(17) else value
+    return Whole(int(value)) if is_python_number(value) and value in range(17) else value
 
 
 def power(base: Array, exponent: Exponent) -> Array:

@@ -1,19 +1,16 @@
 """Labels that are on, named by their indices: a row for each example, padded with negative numbers."""
 
 import math
-from typing import Final
+from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jaxbce._indices import is_stray, refuse_stray
+from jaxbce._indices import PADDING, is_stray, refuse_stray
 from jaxbce._inputs import admit_values
 from jaxbce._typing import ArrayLike
-from jaxbce._values import is_readable
-
-PADDING: Final = "negative"
-"""What says of an index that it is none, and fills a row."""
+from jaxbce._values import Facts, refuse
 
 
 def admit_positives(
@@ -32,20 +29,24 @@ def admit_positives(
             f"{function}: positives must be integers, the indices of the labels that are on, got dtype {array.dtype}. "
             "Convert with positives.astype(jnp.int32); an array of 0 and 1 for all labels is something else."
         )
-    if is_readable(array) and _is_dense(np.asarray(array), labels):
-        raise ValueError(
-            f"{function}: positives must be the indices of the labels that are on, got 0 or 1 for each of {labels} "
-            "labels. If they are dense labels: linear_binary_cross_entropy takes them as `labels`, logits with them go "
-            "into binary_cross_entropy_with_logits. If they are indices, drop those that repeat; padding is -1."
+    # Of so many indices, all 0 or 1, some repeat. While a function is exported, their number may be a symbol.
+    if isinstance(labels, int) and array.shape[-1] == labels > 2 and 0 not in examples:
+        words = f"{function}: positives must be indices of labels, not 0 or 1 for each of {labels} labels"
+        remedy = (
+            "If they are dense labels: linear_binary_cross_entropy takes them as `labels`, logits with them go into "
+            "binary_cross_entropy_with_logits. If they are indices, drop those that repeat; padding is -1."
         )
+        array = refuse(array, None, array, _look_dense, words, remedy)
     words = f"{function}: positives must be label indices below {labels}, or negative for padding"
     remedy = "Is the index that of another set of labels, or counted from 1?"
     return refuse_stray(array, labels, PADDING, mask, array, words, remedy)
 
 
-def _is_dense(array: np.ndarray, labels: int) -> bool:
-    """Whether there are as many as there are labels, and all are 0 or 1: three indices of which two are the same."""
-    return array.shape[-1] == labels > 2 and array.size > 0 and bool(array.min() >= 0 and array.max() <= 1)
+def _look_dense(numpy: ModuleType, value: Any, mask: Any) -> Facts:
+    """A rule: not all may be 0 or 1."""
+    del mask
+    low, high = numpy.min(value), numpy.max(value)
+    return (low >= 0) & (high <= 1), low, high
 
 
 def multi_hot(positives: Array, labels: int) -> Array:

@@ -80,7 +80,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return _log_complement(p), -_reciprocal(1.0 - p) * tangents[0]
 
 
-def weighed_prob_loss(p: Array, labels: Array, pos_weight: Array | None, weight: Array | None) -> Array:
+def weighted_prob_loss(p: Array, labels: Array, pos_weight: Array | None, weight: Array | None) -> Array:
     """v·ℓ(p, y, w), in the fewest operations; its derivatives are left to `prob_loss`.
 
     The loss is finite but where 100·w overflows: no 0·inf has to be kept out of the product with the weight.
@@ -94,7 +94,7 @@ def weighed_prob_loss(p: Array, labels: Array, pos_weight: Array | None, weight:
 @jax.custom_jvp
 def prob_loss(p: Array, labels: Array, pos_weight: Array | None) -> Array:
     """ℓ(p, y, w)."""
-    return weighed_prob_loss(p, labels, pos_weight, None)
+    return weighted_prob_loss(p, labels, pos_weight, None)
 
 
 @functools.partial(prob_loss.defjvp, symbolic_zeros=True)

@@ -125,27 +125,27 @@ def weigh(losses: Array, weight: Array | None) -> Array:
 
 
 def reduce(
-    weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None, reduction: Reduction
+    weighted: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None, reduction: Reduction
 ) -> Array:
-    """Reduce weighed losses wℓ, which are 0 where masked; weight and mask are of their shape."""
+    """Reduce weighted losses wℓ, which are 0 where masked; weight and mask are of their shape."""
     if reduction == "none":
-        return weighed
-    average = _average(weighed, weight if reduction == "weighted_mean" else None, where, axis)
+        return weighted
+    average = _average(weighted, weight if reduction == "weighted_mean" else None, where, axis)
     if reduction == "sum":
         return average.total
-    if number_reduced(weighed, axis) == 0:
+    if number_reduced(weighted, axis) == 0:
         return jnp.full_like(average.total, jnp.nan)  # The mean of an empty array, as in NumPy and PyTorch.
     return average.value
 
 
-def _average(weighed: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
-    total = sum_of(weighed, axis)
+def _average(weighted: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
+    total = sum_of(weighted, axis)
     if weight is not None:
         return Average(total, sum_of(included(weight, where), axis))
     if where is not None:
         # XLA on CPU counts bytes in a fifth of the time that bools take. They are summed in the dtype of the losses.
-        return Average(total, sum_of(where.astype(jnp.int8), axis, weighed.dtype))
-    return Average(total, jnp.full_like(total, number_reduced(weighed, axis)))
+        return Average(total, sum_of(where.astype(jnp.int8), axis, weighted.dtype))
+    return Average(total, jnp.full_like(total, number_reduced(weighted, axis)))
 
 
 def sum_of(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array:

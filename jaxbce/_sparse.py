@@ -8,11 +8,11 @@ from jax import Array
 
 from jaxbce._alignment import Admitted, spread
 from jaxbce._binary import from_logits
-from jaxbce._indices import is_stray
+from jaxbce._indices import PADDING, is_stray
 from jaxbce._inputs import Target, admit_mask, admit_predictions, admit_smoothing, admit_weight
 from jaxbce._numerics import included, nan_where
 from jaxbce._options import admit_reduction
-from jaxbce._positives import PADDING, admit_positives, multi_hot
+from jaxbce._positives import admit_positives, multi_hot
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -61,9 +61,9 @@ def sparse_binary_cross_entropy_with_logits(
     Raises:
         TypeError: logits that are not floating, positives that are not integers, weights that are not real, a mask that
             is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; indices of L or more; L > 2 indices that are all 0 or
-            1, which look like dense labels; negative or infinite weights. Under `jit` and other transforms the checks
-            of values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; indices of L or more; L > 2
+            indices that are all 0 or 1, which look like dense labels; negative or infinite weights. Under `jit` and
+            other transforms the checks of values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
 
     Example:
         >>> logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])

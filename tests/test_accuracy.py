@@ -153,7 +153,7 @@ def test_probability_loss(seed, dtype, w):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_every_half_precision_logit(dtype):
-    """All 65,536 of them: the float32 loss to the float32 bar, the gradient rounded once to the logits' dtype."""
+    """All 65,536 of them: the float32 loss to a bar of float32, the gradient rounded once to the logits' dtype."""
     with np.errstate(invalid="ignore"):  # NaNs are among them
         wide = np.arange(2**16, dtype=np.uint16).view(dtype).astype(np.float64)
     wide = wide[np.isfinite(wide)]
@@ -163,7 +163,8 @@ def test_every_half_precision_logit(dtype):
         label = np.float64(np.float32(y))
         expected = oracle.logit_loss(wide, label, w or 1.0)
         spacing = np.spacing(np.maximum(np.abs(expected), np.finfo(np.float32).tiny).astype(np.float32))
-        assert (np.abs(loss - expected) <= np.finfo(np.float32).tiny + 4.5 * SLACK * spacing).all()
+        bar = 3.5 if w is None else 4.5
+        assert (np.abs(loss - expected) <= np.finfo(np.float32).tiny + bar * SLACK * spacing).all()
 
         slope = oracle.logit_slope(wide, label, w or 1.0)
         got = np.asarray(slopes(x, jnp.float32(y), w)).astype(np.float64)

@@ -511,7 +511,7 @@ def test_dtypes(rng):
             assert not value.weak_type
 
 
-def test_an_average_of_weighed_losses(rng):
+def test_an_average_of_weighted_losses(rng):
     """Over unequal batches: the sums of losses and of the weights of their labels."""
     x, t = batch(rng)
     u = jnp.asarray(rng.uniform(0.5, 3, C), jnp.float32)

@@ -146,7 +146,7 @@ def test_no_one_hot_array_for_indices():
             assert memory.temp_size_in_bytes < 0.05 * x.nbytes, options
 
 
-KERNELS = {
+CORES = {
     "core": lambda x: jaxbce.binary_cross_entropy_with_logits(x, 1),
     "_from_classes": lambda x: jaxbce.cross_entropy(x, jnp.zeros(3, jnp.int32)),
     "_from_positives": lambda x: jaxbce.sparse_binary_cross_entropy_with_logits(x, jnp.zeros((3, 1), jnp.int32)),
@@ -155,11 +155,11 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_a_call_ends_in_one_kernel(kernel):
+@pytest.mark.parametrize("core", CORES)
+def test_a_call_ends_in_one_program(core):
     """Outside `jit` too: the last thing that is traced is a compiled function, and its result is returned."""
-    jaxpr = jax.make_jaxpr(KERNELS[kernel])(jnp.ones((3, 2), jnp.float32)).jaxpr
-    assert jaxpr.eqns[-1].params["name"] == kernel
+    jaxpr = jax.make_jaxpr(CORES[core])(jnp.ones((3, 2), jnp.float32)).jaxpr
+    assert jaxpr.eqns[-1].params["name"] == core
     assert jaxpr.eqns[-1].outvars == jaxpr.outvars
 
 

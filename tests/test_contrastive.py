@@ -255,10 +255,10 @@ def test_the_ring_is_one_device(rng, mesh, check_vma, tile_size):
     each = over_devices(mesh, functools.partial(local, reduction="none"), check_vma=check_vma, out_specs=OVER)
     weight = jnp.asarray(rng.uniform(-1, 1, len(pairs[0])))
 
-    def weighed(losses):
+    def weighted(losses):
         return jax.value_and_grad(lambda *a: jnp.vdot(weight, losses(*a)), EVERY)
 
-    close(jax.jit(weighed(each))(*pairs), weighed(functools.partial(fused, reduction="none"))(*pairs))
+    close(jax.jit(weighted(each))(*pairs), weighted(functools.partial(fused, reduction="none"))(*pairs))
 
 
 @pytest.mark.cpu

@@ -100,9 +100,9 @@ def test_gradient_and_hessian_are_the_closed_forms(row, rng):
         return [jax.jvp(lambda x, f=loss: jax.grad(f)(x, y), (x,), (jnp.ones_like(x),)) for loss in losses]
 
     for given_options, (gradient, curvature) in zip(every, derivatives(x), strict=True):
-        entry, weighed = split(given_options)
-        close(gradient, oracle.reduce(row.entries(1, x, y, **entry), **weighed, reduction="none"))
-        close(curvature, oracle.reduce(row.entries(2, x, y, **entry), **weighed, reduction="none"))
+        entry, weighted = split(given_options)
+        close(gradient, oracle.reduce(row.entries(1, x, y, **entry), **weighted, reduction="none"))
+        close(curvature, oracle.reduce(row.entries(2, x, y, **entry), **weighted, reduction="none"))
 
 
 @pytest.mark.slow
@@ -426,11 +426,11 @@ def test_weights_multiply_values_gradients_and_hessians(row, rng):
         hvp = jax.jvp(jax.grad(lambda x: total(x, weight)), (x,), (jnp.ones_like(x),))[1]
         return total(x, weight), jax.grad(total)(x, weight), hvp, jax.grad(total, argnums=1)(x, weight)
 
-    plain, weighed = derivatives(x, jnp.ones_like(x)), derivatives(x, v)
+    plain, weighted = derivatives(x, jnp.ones_like(x)), derivatives(x, v)
     close(row(x, y, weight=3.0, reduction="sum"), 3 * plain[0])
-    close(weighed[1], v * plain[1])
-    close(weighed[2], v * plain[2])
-    close(weighed[3], row(x, y, reduction="none"))
+    close(weighted[1], v * plain[1])
+    close(weighted[2], v * plain[2])
+    close(weighted[3], row(x, y, reduction="none"))
     close(row(x, y, reduction="sum"), plain[0])
 
 

@@ -62,7 +62,7 @@ def contrastive(b, **options):
     return jaxbce.sigmoid_contrastive_loss(b["x"], b["y"], logit_scale=b["scale"], logit_bias=-1.0, **options)
 
 
-def weighed(losses):
+def weighted(losses):
     """A number of the losses of examples, to which each contributes otherwise."""
     return jnp.vdot(losses, 1.0 + jnp.arange(losses.shape[0], dtype=losses.dtype))
 
@@ -118,12 +118,12 @@ CALLS = {
         ),
         "linear_binary_cross_entropy, each": (
             ("x", "kernel"),
-            lambda b: weighed(jaxbce.linear_binary_cross_entropy(b["x"], b["kernel"], b["labels"], reduction="none")),
+            lambda b: weighted(jaxbce.linear_binary_cross_entropy(b["x"], b["kernel"], b["labels"], reduction="none")),
         ),
     },
     "pairs": {
         "sigmoid_contrastive_loss": (("x", "y", "scale"), functools.partial(contrastive, tile_size=3)),
-        "sigmoid_contrastive_loss, each": (("x", "y"), lambda b: weighed(contrastive(b, reduction="none"))),
+        "sigmoid_contrastive_loss, each": (("x", "y"), lambda b: weighted(contrastive(b, reduction="none"))),
     },
 }
 

@@ -127,8 +127,9 @@ def test_psum_over_an_axis_that_is_not_mapped():
 
 @pytest.mark.cpu
 def test_psum_inside_shard_map(rng):
-    mesh = Mesh(np.asarray(jax.devices("cpu")[:1]), ("data",))
-    losses = jnp.asarray(rng.random(8))
+    devices = jax.devices("cpu")
+    mesh = Mesh(np.asarray(devices), ("data",))
+    losses = jnp.asarray(rng.random(2 * len(devices)))
     over = PartitionSpec("data")
     mean = jax.shard_map(
         lambda a: Average.of(a).psum("data").value, mesh=mesh, in_specs=over, out_specs=PartitionSpec()

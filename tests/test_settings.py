@@ -55,7 +55,7 @@ def average(x):
 
 
 def linear(x):
-    """A head of four labels, in chunks of which the last is padded."""
+    """A head of four labels, in chunks of which the last is shorter."""
     kernel, bias = jnp.asarray(FINITE.T, x.dtype), np.arange(4, dtype=np.float32)
     positives = np.array([[0, 3], [1, 1], [2, -1], [-1, -1]])
     return jaxbce.linear_binary_cross_entropy(x, kernel, positives=positives, bias=bias, weight=2, chunk_size=3)

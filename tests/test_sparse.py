@@ -124,8 +124,12 @@ def test_indices_beyond_the_labels(rng):
 def test_dense_labels_are_no_indices():
     """Which 0 and 1 would be, of the first two labels."""
     logits = jnp.asarray([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
-    with pytest.raises(ValueError, match="got 0 or 1 for each of 3 labels"):
-        sparse_binary_cross_entropy_with_logits(logits, jnp.asarray([[1, 0, 0], [0, 1, 1]]))
+    loss = sparse_binary_cross_entropy_with_logits
+    with pytest.raises(ValueError, match="not 0 or 1 for each of 3 labels, got values from 0 to 1"):
+        loss(logits, jnp.asarray([[1, 0, 0], [0, 1, 1]]))
+    checked = checkify.checkify(jax.jit(loss), errors=checkify.user_checks)
+    assert "not 0 or 1 for each of 3 labels" in checked(logits, jnp.asarray([[1, 0, 0], [0, 1, 1]]))[0].get()
+    assert checked(logits, jnp.asarray([[1, 0, 0], [0, 1, 2]]))[0].get() is None
     padded = jnp.asarray([[0, -1, -1], [1, 2, -1]])
     dense = jnp.asarray([[1, 0, 0], [0, 1, 1]])
     assert sparse_binary_cross_entropy_with_logits(logits, padded) == binary_cross_entropy_with_logits(logits, dense)

@@ -65,7 +65,7 @@ def _native(case: Case) -> Losses:
 
 
 def _composed(case: Case) -> Losses:
-    """The function's own losses for labels that are numbers, weighed and reduced here."""
+    """The function's own losses for labels that are numbers, weighted and reduced here."""
     entries = _binary_entries if case.class_axis is None else _class_entries
 
     def losses(predictions: Tensor, labels: Tensor, weights: dict[str, Tensor], reduction: str) -> Tensor:
