@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbce import Average, sigmoid_contrastive_loss
+from jaxbce import Average, sigmoid_contrastive_loss, sparse_binary_cross_entropy_with_logits
 from tests.losses import FAMILIES, Loss
 
 DEVICES = 8
@@ -79,6 +79,12 @@ def pairwise(axis_name: str | None = None) -> Step:
     return jax.value_and_grad(loss)
 
 
+def eager(place: Callable[[np.ndarray], Any]) -> Any:
+    """A loss outside `jit`, which reads its arguments: as many indices as labels, which might be dense labels."""
+    features, labels = batch(FAMILIES[0])[:2]
+    return sparse_binary_cross_entropy_with_logits(place(features), place(np.where(labels, np.arange(3), -1)))
+
+
 def results(place: Callable[[np.ndarray, PartitionSpec], Any], mesh: Mesh) -> dict[str, list[float]]:
     """By loss and way of running it, the loss and its gradient by shift and slope."""
 
@@ -94,6 +100,7 @@ def results(place: Callable[[np.ndarray, PartitionSpec], Any], mesh: Mesh) -> di
             found[f"{row.name} {reduction}, mapped"] = numbers(mapped(row, reduction, mesh), *batch(row))
     ring = jax.shard_map(pairwise("data"), mesh=mesh, in_specs=(SAME, OVER, OVER), out_specs=SAME)
     found["pairwise, mapped"] = numbers(ring, *batch(FAMILIES[0])[:3:2])
+    found["sparse, eager"] = [float(np.asarray(eager(functools.partial(place, spec=OVER)).addressable_data(0)))]
     return found
 
 

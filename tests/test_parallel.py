@@ -29,6 +29,7 @@ def expected():
                 found[f"{row.name} {reduction}, {way}"] = [loss, *gradient.values()]
     loss, gradient = parallel.pairwise()(parallel.PARAMS, *parallel.batch(FAMILIES[0])[:3:2])
     found["pairwise, mapped"] = [loss, *gradient.values()]
+    found["sparse, eager"] = [parallel.eager(jnp.asarray)]
     return found
 
 
