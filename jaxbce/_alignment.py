@@ -3,6 +3,7 @@
 It is traced: all of it runs inside the compiled core of a loss, where it costs no pass of its own.
 """
 
+import importlib
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,9 @@ from jax import Array
 
 from jaxbce._domains import DOMAINS
 from jaxbce._numerics import Whole, nan_outside
+
+# As it was called before jax 0.7.
+_RESHARD: Any = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
 
 
 class Admitted(NamedTuple):
@@ -48,17 +52,19 @@ def compute_dtype(*arrays: Array | jax.ShapeDtypeStruct) -> type[np.floating]:
 
 
 def spread(value: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
-    """`value` in the shape of `like`, and in its sharding: `broadcast_to` would forget an explicit one."""
-    if value.shape == like.shape and (not isinstance(like, Array) or _sharding(value) == _sharding(like)):
+    """`value` in the shape of `like`, and in its explicit sharding."""
+    if value.shape != like.shape:
+        value = jnp.broadcast_to(value, like.shape)
+    sharding = explicit_sharding(like)
+    if sharding is None or sharding.spec == explicit_sharding(value).spec:
         return value
-    value = value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
-    return value + jnp.zeros_like(like, dtype=value.dtype)
+    resharded: Array = _RESHARD(value, sharding)
+    return resharded
 
 
-def _sharding(array: Array) -> jax.sharding.Sharding:
-    """The explicit sharding, which is part of the type; an automatic one is not."""
-    sharding: jax.sharding.Sharding = jax.typeof(array).sharding
-    return sharding
+def explicit_sharding(array: Array | jax.ShapeDtypeStruct) -> Any:
+    """The sharding that is part of the type, which an automatic one is not; None for a shape that has none."""
+    return array.sharding if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array).sharding
 
 
 def fit(value: Array, like: Array, where: Array | None, fill: float) -> Array:

@@ -134,7 +134,7 @@ class _Aligned(NamedTuple):
 def _align_indices(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
     logits, where, u = _align_logits(given, class_axis)
-    index = jnp.expand_dims(spread(given.labels, entries(given.logits, class_axis=class_axis)), class_axis)
+    index = jnp.expand_dims(spread(given.labels, entries(given.logits, class_axis)), class_axis)
     if options.ignore_index is not None:
         counted = ~is_absent(index, options.ignore_index)
         where = counted if where is None else where & counted
@@ -142,7 +142,7 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     # What is masked is nobody's business: NaN in its value would be NaN in the gradient of the weights.
     stray = outside if where is None else outside & where
     index = jnp.where(outside, 0, index).astype(jnp.int32)
-    nan_if_stray = nan_where(stray, jnp.ones_like(logits, shape=index.shape))
+    nan_if_stray = nan_where(stray, jnp.ones_like(index, dtype=logits.dtype))
     weight = None if u is None else jnp.take(u.ravel(), index)
     spike, dense = (nan_if_stray if weight is None else weight * nan_if_stray), None
     if given.label_smoothing is not None:
@@ -174,7 +174,7 @@ def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array
     logits = jax.lax.convert_element_type(given.logits, compute_dtype(given.logits))
     where, u = given.where, given.class_weight
     if where is not None:
-        where = jnp.expand_dims(spread(where, entries(given.logits, class_axis=class_axis)), class_axis)
+        where = jnp.expand_dims(spread(where, entries(given.logits, class_axis)), class_axis)
     if u is not None:
         u = guard(jax.lax.convert_element_type(u, logits.dtype), "class_weight")
         u = nan_outside(u, jnp.sum(0.0 * u))  # Also where the label is of a class whose weight is in order.

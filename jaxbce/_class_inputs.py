@@ -1,13 +1,12 @@
 """The boundary of losses over classes: one axis of the logits holds the classes, and labels may be their indices."""
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import spread
+from jaxbce._alignment import explicit_sharding, spread
 from jaxbce._indices import refuse_stray
 from jaxbce._inputs import Target, admit_mask, admit_predictions, admit_smoothing, admit_values
 from jaxbce._options import admit_reduction, integer
@@ -55,7 +54,7 @@ def admit_classes(
     array = admit_predictions(function, "logits", logits)
     class_axis = _class_axis(function, class_axis, array.shape)
     classes = array.shape[class_axis]
-    losses = entries(array, class_axis=class_axis)
+    losses = entries(array, class_axis)
     mask = admit_mask(Target(function, "logits without class_axis", losses), where)
     values, indices = _labels(function, labels, array.shape, losses.shape, class_axis)
     ignore_index = _ignore_index(function, ignore_index, indices)
@@ -79,13 +78,16 @@ def admit_classes(
     return given, ClassOptions(class_axis, indices, ignore_index, axes, reduction)
 
 
-@functools.partial(jax.jit, static_argnames="class_axis")
-def entries(logits: Array, *, class_axis: int) -> Array:
-    """An array of the shape of the losses, in the sharding of the logits.
+def entries(logits: Array, class_axis: int) -> jax.ShapeDtypeStruct:
+    """What the losses are like: the logits without the axis of the classes."""
+    sharding = explicit_sharding(logits)
+    spec = jax.sharding.PartitionSpec(*_without(sharding.spec, class_axis))
+    sharding = jax.sharding.NamedSharding(sharding.mesh, spec)
+    return jax.ShapeDtypeStruct(_without(logits.shape, class_axis), logits.dtype, sharding=sharding)
 
-    Its values are nobody's. Those of the logits would be a NaN to debug where a mask hides one.
-    """
-    return jnp.zeros_like(jax.lax.index_in_dim(logits, 0, class_axis, keepdims=False), dtype=jnp.bool_)
+
+def _without(sizes: tuple[Any, ...], axis: int) -> tuple[Any, ...]:
+    return (*sizes[:axis], *sizes[axis + 1 :])
 
 
 def _class_axis(function: str, class_axis: int, shape: tuple[int, ...]) -> int:

@@ -6,6 +6,7 @@ They are compared in a dtype in which no number wraps around: their own, or a wi
 from types import ModuleType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,7 +21,13 @@ PADDING: Final = "padding"
 
 
 def refuse_stray(
-    indices: Array, number: int, absent: Absent, mask: Array | None, like: Array, words: str, remedy: str
+    indices: Array,
+    number: int,
+    absent: Absent,
+    mask: Array | None,
+    like: Array | jax.ShapeDtypeStruct,
+    words: str,
+    remedy: str,
 ) -> Array:
     """`indices`, unless one that the mask includes names none of `number`; see `_values.refuse`.
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbce import Average, pos_weight_from_labels
+from jaxbce import Average, cross_entropy, pos_weight_from_labels
 from tests.losses import FAMILIES
 
 pytestmark = pytest.mark.slow
 
+EARLIER = jax.__version_info__ < (0, 10)
 every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
 
 
@@ -131,8 +132,60 @@ def test_explicit_sharding(row, rng):
         return pos_weight_from_labels(y, where=options["where"], axis=0)
 
     expected += [average(x), balance(y)]
-    enter = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # as it was called before jax 0.7
-    with enter(mesh):
+    with entered(mesh):
         x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data", None))) for a in (x, y))
         actual = losses(x, y) + losses(x, replicated_labels)[2:] + [jax.jit(average)(x), jax.jit(balance)(y)]
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-6)
+
+
+def entered(mesh):
+    """The mesh as the context, as it was called before jax 0.7 and is now."""
+    return (getattr(jax, "set_mesh", None) or jax.sharding.use_mesh)(mesh)
+
+
+def laid_out(mesh, array, names):
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*names)))
+
+
+@pytest.fixture
+def rows_and_columns():
+    devices = jax.devices("cpu")
+    axes = {"axis_types": (jax.sharding.AxisType.Explicit,) * 2, "devices": devices}
+    return jax.make_mesh((len(devices) // 2, 2), ("rows", "columns"), **axes)
+
+
+@pytest.mark.cpu
+@every_loss
+def test_predictions_and_labels_of_different_layouts(row, rng, rows_and_columns):
+    """Of type Explicit: the labels come to where the predictions lie, and so do weights."""
+    x = jnp.asarray(row.draw(rng, (16, 6)), jnp.float32)
+    y, weight = jnp.asarray(rng.integers(0, 2, (16, 6))), jnp.asarray(rng.random(6), jnp.float32)
+    step = jax.jit(jax.value_and_grad(lambda x, y, weight: row(x, y, weight=weight)))
+    expected = step(x, y, weight)
+    for names in ((), ("rows",), ("rows", "columns")):
+        for other in ((), (None, "columns"), ("rows", "columns"), (("rows", "columns"),)):
+            with entered(rows_and_columns):
+                arrays = [laid_out(rows_and_columns, a, n) for a, n in ((x, names), (y, other), (weight, other[1:]))]
+                value, gradient = step(*arrays)
+                chex.assert_trees_all_close(jax.device_get((value, gradient)), jax.device_get(expected), rtol=1e-5)
+                assert gradient.sharding.is_equivalent_to(arrays[0].sharding, 2)
+            # Eagerly, also where no mesh is the context.
+            np.testing.assert_allclose(row(*arrays[:2]), row(x, y), rtol=1e-5)
+
+
+@pytest.mark.cpu
+@pytest.mark.skipif(EARLIER, reason="earlier ones do not gather from sharded arrays")
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": None}])
+def test_class_indices_of_different_layouts(options, rng, rows_and_columns):
+    """With the classes in one piece, the batch in whatever pieces."""
+    x, t = jnp.asarray(rng.normal(0, 3, (16, 6)), jnp.float32), jnp.asarray(rng.integers(0, 6, 16))
+    loss = functools.partial(cross_entropy, **options)
+    step = jax.jit(jax.value_and_grad(loss))
+    expected = step(x, t)
+    for names in ((), ("rows",), (("rows", "columns"),)):
+        for other in ((), ("rows",), ("columns",), (("rows", "columns"),)):
+            arrays = [laid_out(rows_and_columns, a, n) for a, n in ((x, names), (t, other))]
+            np.testing.assert_allclose(loss(*arrays), expected[0], rtol=1e-6)
+            with entered(rows_and_columns):
+                chex.assert_trees_all_close(jax.device_get(step(*arrays)), jax.device_get(expected), rtol=1e-5)
+                np.testing.assert_allclose(loss(*arrays), expected[0], rtol=1e-6)
