@@ -1,6 +1,7 @@
 """Weights that balance classes, from the data."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,11 @@ from jaxbce._options import admit_axis
 from jaxbce._reduction import sum_of
 from jaxbce._typing import ArrayLike, Axis
 from jaxbce._values import within
+
+_GAUSS_LEGENDRE = [
+    (float(1.0 + x) / 2.0, float(w) / 2.0) for x, w in zip(*np.polynomial.legendre.leggauss(10), strict=True)
+]
+"""Points in [0, 1] and their weights, which add up to 1."""
 
 
 def pos_weight_from_labels(
@@ -96,8 +102,8 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
 
     Domain:
         Counts ≥ 0, whose sum must not overflow; beta in [0, 1]. Other values are refused; under a transform, where no
-        value can be read, the weights of the classes that occur are NaN. Differentiable in both arguments; of beta
-        the second derivative at 0 is NaN.
+        value can be read, the weights of the classes that occur are NaN. Differentiable in both arguments; third
+        derivatives in beta have few digits in float32.
 
     Args:
         counts: the number of examples of each class, real, shape [C].
@@ -128,57 +134,78 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
         raise ValueError(f"{function}: counts must have one axis, one count per class, got shape {array.shape}.")
     array = within(function, "counts", array, None, array)
     target = Target(function, "counts", array)
-    complement = None if beta is None else _complement(admit_scalar(target, "beta", beta), beta)
-    weight: Array = _from_counts(array, complement)
+    weight: Array = _from_counts(array, None if beta is None else _Beta.of(admit_scalar(target, "beta", beta), beta))
     return weight
 
 
-def _complement(beta: Array, given: ArrayLike) -> Array | float:
-    """1 - β; of a Python number before it is rounded to float32, where 1 - 0.9999 is off by 1e-4."""
-    if is_python_number(given):
-        return 1.0 - given
-    return 1.0 - guard(jax.lax.convert_element_type(beta, compute_dtype(beta)), "beta")
+class _Beta(NamedTuple):
+    """β and 1 - β, of which a small one is exact where the other is rounded."""
+
+    value: Array | float
+    complement: Array | float
+
+    @classmethod
+    def of(cls, beta: Array, given: ArrayLike) -> "_Beta":
+        """Of a Python number before it is rounded to float32, in which 1 - 0.9999 is off by 1e-4."""
+        if is_python_number(given):
+            return cls(given, 1.0 - given)
+        beta = guard(jax.lax.convert_element_type(beta, compute_dtype(beta)), "beta")
+        return cls(beta, 1.0 - beta)
 
 
 @jax.jit
-def _from_counts(counts: Array, complement: Array | float | None) -> Array:
+def _from_counts(counts: Array, beta: _Beta | None) -> Array:
     counts = guard(jax.lax.convert_element_type(counts, compute_dtype(counts)), "counts")
     missing = counts == 0.0
     number, classes = jnp.where(missing, 1.0, counts), jnp.sum(~missing, dtype=counts.dtype)
-    if complement is None:
+    if beta is None:
         weight = jnp.sum(counts) / (jnp.maximum(classes, 1.0) * number)
     else:
-        complement = jnp.broadcast_to(jax.lax.convert_element_type(complement, counts.dtype), counts.shape)
-        share = jnp.where(missing, 0.0, 1.0 / _effective_number(number, complement))
+        share = jnp.where(missing, 0.0, 1.0 / _effective_number(number, *(jnp.asarray(b, counts.dtype) for b in beta)))
         weight = share * (classes / jnp.maximum(jnp.sum(share), float(np.finfo(counts.dtype).tiny)))
     return jnp.where(missing, 1.0, weight)
 
 
+def _effective_number(n: Array, beta: Array, c: Array) -> Array:
+    """E = (1 - β^n)/c of n > 0, β and c = 1 - β, with every derivative.
+
+    Towards β = 1, where that is 0/0, as E = n·∫₀¹ (1 - c·s)^(n - 1) ds: while c and n·c are small, ten points of Gauss
+    and Legendre have all digits of it.
+    """
+    near, small = jnp.maximum(n, 1.0) * c < 0.5, beta < 0.5
+    # No form sees what would overflow in it: in a derivative 0·inf would be NaN.
+    exponent, c_near = jnp.where(near, n - 1.0, 0.0), jnp.where(near, c, 0.0)
+    mean = sum(weight * jnp.exp(exponent * jnp.log1p(-point * c_near)) for point, weight in _GAUSS_LEGENDRE)
+    n_far = jnp.where(near, 1.0, n)
+    by_beta = _rest(jnp.where(small, beta, 0.5), n_far)
+    by_complement = -jnp.expm1(n_far * jnp.log1p(-jnp.where(small, 0.5, c)))
+    return jnp.where(near, n * mean, jnp.where(small, by_beta, by_complement) / jnp.where(near, 1.0, c))
+
+
 @jax.custom_jvp
-def _effective_number(n: Array, c: Array) -> Array:
-    """E = (1 - β^n)/c = -expm1(n·log β)/c of n and c = 1 - β, so that no β next to 1 cancels; n at β = 1."""
-    return jnp.where(c == 0.0, n, -jnp.expm1(n * _log_of_beta(c)) / jnp.where(c == 0.0, 1.0, c))
+def _rest(beta: Array, n: Array) -> Array:
+    """1 - β^n = -expm1(n·log β)."""
+    return -jnp.expm1(n * jnp.log(beta))
 
 
-@functools.partial(_effective_number.defjvp, symbolic_zeros=True)
+@functools.partial(_rest.defjvp, symbolic_zeros=True)
 def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    n, c = primals
-    effective, log_beta, some = _effective_number(n, c), _log_of_beta(c), jnp.where(c == 0.0, 1.0, c)
-
-    def by_n() -> Array:
-        return jnp.where(c == 0.0, 1.0, -log_beta * jnp.exp(n * log_beta) / some)
-
-    def by_c() -> Array:
-        closed = (n * jnp.exp((n - 1.0) * log_beta) - effective) / some
-        # Next to β = 1 that cancels, and the first terms of Σ_k k·C(n, k + 1)·(-c)^(k - 1), negated, do not.
-        series = -n * (n - 1.0) / 2.0 * (1.0 - (n - 2.0) / 1.5 * c * (1.0 - 0.375 * (n - 3.0) * c))
-        # Where what the one cancels is what the other leaves out: 1e-5 of the slope in float32, 1e-11 in float64.
-        near = n * c < float(100.0 * np.finfo(n.dtype).eps) ** 0.25
-        return jnp.where(near, series, closed)
-
-    return effective, directional((by_n, tangents[0]), (by_c, tangents[1]))
+    return _rest(*primals), -_change_of_power(*primals, *tangents)
 
 
-def _log_of_beta(c: Array) -> Array:
-    """log(1 - c), and a number whose exp is 0 for -inf."""
-    return jnp.maximum(jnp.log1p(-c), -1e4)
+@jax.custom_jvp
+def _power(beta: Array, n: Array) -> Array:
+    """β^n. The derivatives of jax's are NaN at 0^0 = 1, those of the formula of `_rest` at β = 0."""
+    return jnp.power(beta, n)
+
+
+@functools.partial(_power.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
+    return _power(*primals), _change_of_power(*primals, *tangents)
+
+
+def _change_of_power(beta: Array, n: Array, beta_tangent: Tangent, n_tangent: Tangent) -> Array:
+    return directional(
+        (lambda: n * _power(beta, jnp.where(n == 0.0, 1.0, n - 1.0)), beta_tangent),
+        (lambda: jnp.log(jnp.where(beta == 0.0, 1.0, beta)) * _power(beta, n), n_tangent),
+    )

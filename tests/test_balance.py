@@ -77,25 +77,58 @@ def test_inverse_frequency_is_what_scikit_learn_calls_balanced(rng, transform):
     chex.assert_type(class_weight_from_counts(np.bincount(y).astype(float)), np.float64)
 
 
+def exact_weights(beta, *counts):
+    shares = [1 / n if beta == 1 else (1 - beta) / (1 - beta**n) for n in counts]
+    return mpmath.matrix([len(counts) * share / sum(shares) for share in shares])
+
+
+def test_second_and_third_derivatives_by_beta():
+    """Also where a class has one example, at the ends of the domain, and where 1 - beta rounds to 1."""
+    counts = np.array([1e5, 900, 10, 2, 1])
+    second = jax.jacfwd(jax.jacfwd(lambda beta: class_weight_from_counts(counts, beta=beta)))
+    backward = jax.jit(jax.jacrev(jax.jacrev(lambda beta: class_weight_from_counts(counts, beta=beta))))
+    both, step = jax.jit(lambda beta: (second(beta), jax.jacfwd(second)(beta))), mpmath.mpf(10) ** -25
+    for beta in (0.0, 1e-30, 0.1, 0.5, 0.9, 0.999, 1 - 2.0**-14, 1 - 2.0**-24, 1.0):
+        with mpmath.workdps(160):
+            h = step if beta < 0.5 else -step
+            w = [exact_weights(mpmath.mpf(beta) + k * h, *map(mpmath.mpf, counts)) for k in range(4)]
+            expected = (w[2] - 2 * w[1] + w[0]) / h**2, (w[3] - 3 * w[2] + 3 * w[1] - w[0]) / h**3
+        for actual, exact, tolerance in zip(both(beta), expected, (1e-9, 1e-5), strict=True):
+            exact = np.array(exact, float).ravel()
+            np.testing.assert_allclose(actual, exact, atol=tolerance * np.abs(exact).max())
+        np.testing.assert_allclose(backward(beta), both(beta)[0], rtol=1e-9)
+
+
+def test_less_than_one_example():
+    """Frequencies, or soft counts."""
+    counts = np.array([1e-3, 1e-5, 2])
+    np.testing.assert_allclose(class_weight_from_counts(counts.astype(np.float32), beta=0.0), 1, rtol=1e-6)
+    for beta in (1e-30, 0.1, 0.499, 0.501, 0.99):
+        with mpmath.workdps(60):
+            expected = np.array(exact_weights(mpmath.mpf(beta), *map(mpmath.mpf, counts)), float).ravel()
+        np.testing.assert_allclose(class_weight_from_counts(counts, beta=beta), expected, rtol=1e-12)
+        in_float32 = class_weight_from_counts(counts.astype(np.float32), beta=beta)
+        np.testing.assert_allclose(in_float32, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-5), (jnp.float64, 1e-10)])
 @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
-def test_derivatives_of_the_effective_number(mode, dtype, tolerance):
+@pytest.mark.parametrize("counts", [[900, 90, 10, 2, 1], [0.9, 0.09, 0.01, 1.5, 1]])
+def test_derivatives_of_the_effective_number(mode, dtype, tolerance, counts):
     """With respect to beta, also at the ends of its domain, and to the counts; against mpmath."""
-    counts = np.array([900, 90, 10, 2, 1], dtype)
-
-    def weights(beta, *counts):
-        shares = [1 / n if beta == 1 else (1 - beta) / (1 - beta**n) for n in counts]
-        return mpmath.matrix([len(counts) * share / sum(shares) for share in shares])
-
+    counts = np.array(counts, dtype)
     derivatives = jax.jit(mode(lambda beta, n: class_weight_from_counts(n, beta=beta), (0, 1)))
     step = mpmath.mpf(10) ** -25
-    for beta in np.array([0, 0.5, 0.75, 0.99, 1 - 2.0**-10, 1 - 2.0**-14, 1 - 2.0**-20, 1], dtype):
+    for beta in np.array([0, 1e-30, 0.1, 0.5, 0.75, 0.99, 1 - 2.0**-10, 1 - 2.0**-14, 1 - 2.0**-20, 1], dtype):
+        if beta < 0.1 and counts.min() < 1:
+            continue  # where the slope has no bound
         actual = np.column_stack(derivatives(beta, counts))
         with mpmath.workdps(60):
             at = [mpmath.mpf(float(value)) for value in (beta, *counts)]
             steps = [step if beta == 0 else -step, *[step] * len(counts)]
             moved = [[value + (i == j) * steps[j] for i, value in enumerate(at)] for j in range(len(at))]
-            columns = [(weights(*arguments) - weights(*at)) / h for arguments, h in zip(moved, steps, strict=True)]
+            still = exact_weights(*at)
+            columns = [(exact_weights(*arguments) - still) / h for arguments, h in zip(moved, steps, strict=True)]
         expected = np.array(columns, float).reshape(len(at), -1).T
         np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
