@@ -20,8 +20,6 @@ from jaxbce._options import admit_reduction
 from jaxbce._typing import ArrayLike, Axis, Reduction
 from jaxbce._values import is_readable, within
 
-_CUT_OFF = "Indices this large need jax_enable_x64; labels and weights may be floats: labels.astype(numpy.float32)."
-
 _FLAGS = {"labels", "weight", "class_weight", "losses", "positives"}
 """Arguments of which a bool is no error, or one that is told elsewhere. In any other True would pass for a 1."""
 
@@ -88,7 +86,8 @@ def admit_values(function: str, name: str, value: ArrayLike) -> Array:
         remedy = _real_part(name, array.dtype)
         raise TypeError(f"{function}: {name} must be real numbers, got dtype {array.dtype}.{remedy}")
     if array.dtype == jnp.bool_ and name not in _FLAGS:
-        raise TypeError(f"{function}: {name} must be numbers, got bool. If 0 and 1 are meant, write {name} * 1.0.")
+        remedy = f"If 0 and 1 are meant, write jnp.asarray({name}, jnp.float32)."
+        raise TypeError(f"{function}: {name} must be numbers, got bool. {remedy}")
     return array
 
 
@@ -159,8 +158,14 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
         with jax.ensure_compile_time_eval() if readable else contextlib.nullcontext():
             array = jnp.asarray(value)
     except OverflowError as error:
-        raise ValueError(f"{function}: {name} must fit a dtype, got {value!r:.40}: {error}. {_CUT_OFF}") from None
+        got = f"got {value!r:.40}: {error}"
+        raise ValueError(f"{function}: {name} must fit a dtype, {got}. {_too_large(name)}") from None
     except (TypeError, ValueError) as error:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(
+                f"{function}: {name} must be a plain array, got a masked one. "
+                f"Take {name}.data, and ~{name}.mask for `where`."
+            ) from None
         if isinstance(value, np.ndarray):
             raise TypeError(
                 f"{function}: {name} must have a dtype that JAX has, got {value.dtype}. "
@@ -178,7 +183,11 @@ def _refuse_cut(function: str, name: str, value: np.ndarray | np.generic, info: 
     """Without x64, 64-bit integers are cut off to 32 bits, and an index that names no class may come to name one."""
     if value.size and (value.min() < info.min or value.max() > info.max):
         extremes = f"got {value.dtype} from {value.min()} to {value.max()}"
-        raise ValueError(f"{function}: {name} must fit {info.dtype}, {extremes}. {_CUT_OFF}")
+        raise ValueError(f"{function}: {name} must fit {info.dtype}, {extremes}. {_too_large(name)}")
+
+
+def _too_large(name: str) -> str:
+    return f"Indices this large need jax_enable_x64; other numbers may be floats: jnp.asarray({name}, jnp.float32)."
 
 
 @functools.cache

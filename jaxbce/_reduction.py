@@ -95,6 +95,8 @@ class Average:
             >>> print(averages.value)
             [4. 4.]
         """
+        if axis_name is None:
+            raise TypeError("Average.psum: axis_name must be the name of a mapped axis or several names, got None.")
         axes = admit_axes("Average.psum", "axis_name", axis_name)
         return Average(sum_over(self.total, axes), sum_over(self.weight, axes))
 

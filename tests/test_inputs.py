@@ -91,6 +91,9 @@ def test_dtypes(row):
     for y in (np.zeros(X.shape, object), np.zeros(X.shape, ">f4")):
         with refuses(TypeError, row.name, "labels must have a dtype that JAX has", str(y.dtype), "Convert first"):
             row(X, y)
+    masked = np.ma.masked_array(np.asarray(X), np.asarray(X) > 0)
+    with refuses(TypeError, row.name, "must be a plain array, got a masked one", "~", ".mask for `where`"):
+        row(masked, Y)
 
 
 @every_loss

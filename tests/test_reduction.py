@@ -123,6 +123,8 @@ def test_psum_over_a_mapped_axis(rng):
 def test_psum_over_an_axis_that_is_not_mapped():
     with pytest.raises(ValueError, match=r"Average.psum: axis_name must name a mapped axis, got 'devices'"):
         Average.of([1.0, 2.0]).psum("devices")
+    with pytest.raises(TypeError, match=r"Average.psum: axis_name must be the name of a mapped axis .* got None"):
+        jax.vmap(lambda losses: Average.of(losses).psum(None), axis_name="devices")(jnp.ones((2, 3)))
 
 
 @pytest.mark.cpu
