@@ -56,7 +56,7 @@ def spread(value: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
     if value.shape != like.shape:
         value = jnp.broadcast_to(value, like.shape)
     sharding = explicit_sharding(like)
-    if sharding is None or sharding.spec == explicit_sharding(value).spec:
+    if sharding is None or sharding.mesh.empty or sharding.spec == explicit_sharding(value).spec:
         return value
     resharded: Array = _RESHARD(value, sharding)
     return resharded

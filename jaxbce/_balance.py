@@ -102,8 +102,9 @@ def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None
 
     Domain:
         Counts ≥ 0, whose sum must not overflow; beta in [0, 1]. Other values are refused; under a transform, where no
-        value can be read, the weights of the classes that occur are NaN. Differentiable in both arguments; third
-        derivatives in beta have few digits in float32.
+        value can be read, the weights of the classes that occur are NaN. Differentiable in both arguments, but at
+        beta 0 not in that of a count below 1, where the slope has no bound. In float32, third derivatives in beta have
+        few digits, and derivatives need counts from 1e-18 to 1e18.
 
     Args:
         counts: the number of examples of each class, real, shape [C].
@@ -159,10 +160,13 @@ def _from_counts(counts: Array, beta: _Beta | None) -> Array:
     missing = counts == 0.0
     number, classes = jnp.where(missing, 1.0, counts), jnp.sum(~missing, dtype=counts.dtype)
     if beta is None:
-        weight = jnp.sum(counts) / (jnp.maximum(classes, 1.0) * number)
+        weight = jnp.sum(counts) / jnp.maximum(classes, 1.0) / number
     else:
-        share = jnp.where(missing, 0.0, 1.0 / _effective_number(number, *(jnp.asarray(b, counts.dtype) for b in beta)))
-        weight = share * (classes / jnp.maximum(jnp.sum(share), float(np.finfo(counts.dtype).tiny)))
+        effective = _effective_number(number, *(jnp.asarray(b, counts.dtype) for b in beta))
+        # Times the least of them, which cancels: a 1/E may overflow, or be flushed to 0.
+        least = jax.lax.stop_gradient(jnp.min(jnp.where(missing, jnp.inf, effective), initial=jnp.inf))
+        share = jnp.where(missing, 0.0, jnp.where(missing, 1.0, least) / effective)
+        weight = share * (classes / jnp.where(classes == 0.0, 1.0, jnp.sum(share)))
     return jnp.where(missing, 1.0, weight)
 
 
@@ -178,7 +182,9 @@ def _effective_number(n: Array, beta: Array, c: Array) -> Array:
     mean = sum(weight * jnp.exp(exponent * jnp.log1p(-point * c_near)) for point, weight in _GAUSS_LEGENDRE)
     n_far = jnp.where(near, 1.0, n)
     by_beta = _rest(jnp.where(small, beta, 0.5), n_far)
-    by_complement = -jnp.expm1(n_far * jnp.log1p(-jnp.where(small, 0.5, c)))
+    c_far = jnp.where(small, 0.5, c)
+    # XLA's log1p of what is negative is off by 128 ulp in float64 (jax#39707).
+    by_complement = -jnp.expm1(-n_far * jnp.log1p(c_far / (1.0 - c_far)))
     return jnp.where(near, n * mean, jnp.where(small, by_beta, by_complement) / jnp.where(near, 1.0, c))
 
 
@@ -205,7 +211,9 @@ def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[
 
 
 def _change_of_power(beta: Array, n: Array, beta_tangent: Tangent, n_tangent: Tangent) -> Array:
+    # Where the powers of 1/β overflow, soon or at once, 0/β is 0, and not differentiated by n.
+    constant = (n == 0.0) & (beta < 1e-6)
     return directional(
-        (lambda: n * _power(beta, jnp.where(n == 0.0, 1.0, n - 1.0)), beta_tangent),
+        (lambda: n * _power(beta, jnp.where(constant, 1.0, n - 1.0)), beta_tangent),
         (lambda: jnp.log(jnp.where(beta == 0.0, 1.0, beta)) * _power(beta, n), n_tangent),
     )

@@ -162,7 +162,7 @@ def _align_probs(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     probs = guard(fit(given.labels, logits, None if where is None else spread(where, logits), 0.0), "labels")
 
     def weighted(probs: Array) -> Array:
-        return probs if u is None else u * probs
+        return probs if u is None else spread(u, probs) * probs
 
     dense = weighted(smooth(probs, given.label_smoothing, classes))
     weight = sum_of(weighted(probs), (class_axis,))

@@ -152,6 +152,11 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
     if isinstance(value, Array):
         return value
     leaves = jax.tree.leaves(value)
+    if any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves):
+        raise TypeError(
+            f"{function}: {name} must be plain numbers, got a masked array. Take its .data, and leave out what its "
+            ".mask hides: with `where`, or with a weight of 0."
+        )
     try:
         # Numbers written inside a traced function stay readable, and so are checked like any other.
         readable = all(map(is_readable, leaves))
@@ -161,11 +166,6 @@ def _asarray(function: str, name: str, value: ArrayLike) -> Array:
         got = f"got {value!r:.40}: {error}"
         raise ValueError(f"{function}: {name} must fit a dtype, {got}. {_too_large(name)}") from None
     except (TypeError, ValueError) as error:
-        if isinstance(value, np.ma.MaskedArray):
-            raise TypeError(
-                f"{function}: {name} must be a plain array, got a masked one. "
-                f"Take {name}.data, and ~{name}.mask for `where`."
-            ) from None
         if isinstance(value, np.ndarray):
             raise TypeError(
                 f"{function}: {name} must have a dtype that JAX has, got {value.dtype}. "

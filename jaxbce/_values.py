@@ -82,7 +82,7 @@ def refuse(
 ) -> Array:
     """`value`, unless it breaks the rule that `words` tell: refused at once or, if not readable, by `checkify`."""
     if is_readable(value) and (mask is None or is_readable(mask)):
-        outside, low, high = _read(rule, value, mask)
+        outside, low, high = _read(rule, value, mask, like)
         if outside:
             # As NumPy writes them: as Python's floats, float32 numbers have too many digits.
             raise ValueError(f"{words}, got values from {low!s} to {high!s}. {remedy}")
@@ -99,7 +99,7 @@ def is_readable(leaf: object) -> bool:
     return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
 
 
-def _read(rule: Rule, value: Array, mask: Array | None) -> Facts:
+def _read(rule: Rule, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Facts:
     """What the rule finds in arrays that can be read."""
     # NumPy reads an array in the memory of the host where it lies. To call a compiled function and to wait for its
     # answer takes longer than a small loss.
@@ -110,7 +110,7 @@ def _read(rule: Rule, value: Array, mask: Array | None) -> Facts:
     with jax.ensure_compile_time_eval():
         if mask is None:
             return _found(rule, value, None)
-        return _found(rule, *jnp.broadcast_arrays(value, mask))
+        return _found(rule, spread(value, like), spread(mask, like))
 
 
 def _on_host(array: Array) -> bool:

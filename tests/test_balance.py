@@ -99,6 +99,34 @@ def test_second_and_third_derivatives_by_beta():
         np.testing.assert_allclose(backward(beta), both(beta)[0], rtol=1e-9)
 
 
+def test_mixed_derivatives():
+    """Counts of 1 and 2, whose powers of beta have derivatives by beta that are 0, but not by the count too."""
+    counts, beta, h = np.array([1.0, 2.0, 5.0]), 0.25, mpmath.mpf(10) ** -20
+    by_count = jax.jacfwd(lambda beta, n: class_weight_from_counts(n, beta=beta), 1)
+    actual = jax.jit(jax.jacfwd(jax.jacfwd(by_count)))(beta, counts)
+    with mpmath.workdps(120):
+        at = [mpmath.mpf(n) for n in counts]
+        for j in range(3):
+            moved = [n + h * (i == j) for i, n in enumerate(at)]
+            slopes = [exact_weights(beta + k * h, *moved) - exact_weights(beta + k * h, *at) for k in (-1, 0, 1)]
+            expected = np.array((slopes[0] - 2 * slopes[1] + slopes[2]) / h**3, float).ravel()
+            np.testing.assert_allclose(actual[:, j], expected, rtol=1e-9)
+
+
+def test_counts_next_to_the_largest_number():
+    for beta, expected in ((None, [0.5, 1.5e38]), (1.0, [6.666667e-39, 2.0])):
+        weight = class_weight_from_counts(jnp.asarray([3e38, 1], jnp.float32), beta=beta)
+        np.testing.assert_allclose(weight, expected, rtol=1e-6, atol=1e-38)
+    np.testing.assert_array_equal(class_weight_from_counts(jnp.asarray([1e38, 1e38], jnp.float32), beta=1.0), 1)
+
+
+def test_no_class_at_all_has_no_nan_to_debug():
+    f = jax.jit(jax.grad(lambda beta, n: class_weight_from_counts(n, beta=beta).sum(), (0, 1)))
+    error, slopes = checkify.checkify(f, errors=checkify.float_checks)(0.9, jnp.zeros(2))
+    error.throw()
+    assert all((np.asarray(slope) == 0).all() for slope in slopes)
+
+
 def test_less_than_one_example():
     """Frequencies, or soft counts."""
     counts = np.array([1e-3, 1e-5, 2])

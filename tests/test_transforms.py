@@ -158,7 +158,7 @@ def rows_and_columns():
 @every_loss
 def test_predictions_and_labels_of_different_layouts(row, rng, rows_and_columns):
     """Of type Explicit: the labels come to where the predictions lie, and so do weights."""
-    x = jnp.asarray(row.draw(rng, (16, 6)), jnp.float32)
+    x, mask = jnp.asarray(row.draw(rng, (16, 6)), jnp.float32), jnp.asarray(rng.random((16, 6)) < 0.7)
     y, weight = jnp.asarray(rng.integers(0, 2, (16, 6))), jnp.asarray(rng.random(6), jnp.float32)
     step = jax.jit(jax.value_and_grad(lambda x, y, weight: row(x, y, weight=weight)))
     expected = step(x, y, weight)
@@ -171,6 +171,10 @@ def test_predictions_and_labels_of_different_layouts(row, rng, rows_and_columns)
                 assert gradient.sharding.is_equivalent_to(arrays[0].sharding, 2)
             # Eagerly, also where no mesh is the context.
             np.testing.assert_allclose(row(*arrays[:2]), row(x, y), rtol=1e-5)
+    placed = [laid_out(rows_and_columns, a, n) for a, n in ((x, ("rows",)), (y, (None, "columns")), (mask, ()))]
+    np.testing.assert_allclose(row(*placed[:2], where=placed[2]), row(x, y, where=mask), rtol=1e-5)
+    # Predictions that have no sharding of type Explicit.
+    np.testing.assert_allclose(row(x, placed[1]), row(x, y), rtol=1e-5)
 
 
 @pytest.mark.cpu
