@@ -62,6 +62,11 @@ def spread(value: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
     return resharded
 
 
+def shape_of(like: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """All of an array that `spread` looks at."""
+    return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=explicit_sharding(like))
+
+
 def explicit_sharding(array: Array | jax.ShapeDtypeStruct) -> Any:
     """The sharding that is part of the type, which an automatic one is not; None for a shape that has none."""
     return array.sharding if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array).sharding

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce._alignment import compute_dtype, spread
+from jaxbce._alignment import compute_dtype, shape_of, spread
 from jaxbce._checks import checked
 from jaxbce._domains import DOMAINS
 
@@ -87,8 +87,7 @@ def refuse(
             # As NumPy writes them: as Python's floats, float32 numbers have too many digits.
             raise ValueError(f"{words}, got values from {low!s} to {high!s}. {remedy}")
         return value
-    facts = _found(rule, value, None) if mask is None else _found(rule, spread(value, like), spread(mask, like))
-    outside, low, high = facts
+    outside, low, high = _found(rule, value, mask, like)
     return checked(value, outside, low, high, f"{words}, got values from {{low}} to {{high}}. {remedy}")
 
 
@@ -108,9 +107,7 @@ def _read(rule: Rule, value: Array, mask: Array | None, like: Array | jax.ShapeD
             return rule(np, np.asarray(value), None)
         return rule(np, *np.broadcast_arrays(value, mask))
     with jax.ensure_compile_time_eval():
-        if mask is None:
-            return _found(rule, value, None)
-        return _found(rule, spread(value, like), spread(mask, like))
+        return _found(rule, value, mask, like)
 
 
 def _on_host(array: Array) -> bool:
@@ -118,12 +115,14 @@ def _on_host(array: Array) -> bool:
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
-def _found(rule: Rule, value: Array, mask: Array | None) -> Facts:
+def _found(rule: Rule, value: Array, mask: Array | None, like: Array | jax.ShapeDtypeStruct) -> Facts:
     """What the rule finds, compiled."""
-    facts: Facts = _compiled(rule, value, mask)
+    facts: Facts = _compiled(rule, value, mask, None if mask is None else shape_of(like))
     return facts
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def _compiled(rule: Rule, value: Array, mask: Array | None) -> Facts:
+@functools.partial(jax.jit, static_argnames=("rule", "like"))
+def _compiled(rule: Rule, value: Array, mask: Array | None, like: jax.ShapeDtypeStruct | None) -> Facts:
+    if mask is not None and like is not None:
+        value, mask = spread(value, like), spread(mask, like)
     return rule(jnp, value, mask)
