@@ -52,7 +52,7 @@ def compute_dtype(*arrays: Array | jax.ShapeDtypeStruct) -> type[np.floating]:
 
 
 def spread(value: Array, like: Array | jax.ShapeDtypeStruct) -> Array:
-    """`value` in the shape of `like`, and in its explicit sharding."""
+    """`value` in the shape of `like`, and in its explicit sharding, if it lies on a mesh at all."""
     if value.shape != like.shape:
         value = jnp.broadcast_to(value, like.shape)
     sharding = explicit_sharding(like)

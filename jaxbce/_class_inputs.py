@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import explicit_sharding, spread
+from jaxbce._alignment import explicit_sharding
 from jaxbce._indices import refuse_stray
 from jaxbce._inputs import Target, admit_mask, admit_predictions, admit_smoothing, admit_values
 from jaxbce._options import admit_reduction, integer
@@ -64,7 +64,7 @@ def admit_classes(
         remedy += "." if ignore_index is None else f", which is {ignore_index}."
         values = refuse_stray(values, classes, ignore_index, mask, losses, words, remedy)
     else:
-        every = None if mask is None else jnp.expand_dims(spread(mask, losses), class_axis)
+        every = None if mask is None else jnp.expand_dims(jnp.broadcast_to(mask, losses.shape), class_axis)
         remedy = f"Class indices have the shape {losses.shape}; leave entries out with `where`."
         values = within(function, "labels", values, every, array, remedy)
     given = AdmittedClasses(

@@ -96,7 +96,10 @@ class Average:
             [4. 4.]
         """
         if axis_name is None:
-            raise TypeError("Average.psum: axis_name must be the name of a mapped axis or several names, got None.")
+            raise TypeError(
+                "Average.psum: axis_name must be the name of a mapped axis or several names, got None. "
+                "Where nothing is mapped, leave psum out."
+            )
         axes = admit_axes("Average.psum", "axis_name", axis_name)
         return Average(sum_over(self.total, axes), sum_over(self.weight, axes))
 

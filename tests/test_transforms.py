@@ -173,6 +173,8 @@ def test_predictions_and_labels_of_different_layouts(row, rng, rows_and_columns)
             np.testing.assert_allclose(row(*arrays[:2]), row(x, y), rtol=1e-5)
     placed = [laid_out(rows_and_columns, a, n) for a, n in ((x, ("rows",)), (y, (None, "columns")), (mask, ()))]
     np.testing.assert_allclose(row(*placed[:2], where=placed[2]), row(x, y, where=mask), rtol=1e-5)
+    for where in (mask, mask[0], mask[:, :1], mask[0, 0]):
+        np.testing.assert_allclose(row(*placed[:2], where=where), row(x, y, where=where), rtol=1e-5)
     # Predictions that have no sharding of type Explicit.
     np.testing.assert_allclose(row(x, placed[1]), row(x, y), rtol=1e-5)
 
