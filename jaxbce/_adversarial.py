@@ -122,4 +122,4 @@ def _against(
         axis=None,
         reduction=reduction,
     )
-    return from_logits(given, axis=axes, reduction=reduction)
+    return from_logits(given, axes, reduction)

@@ -4,6 +4,7 @@ It is traced: all of it runs inside the compiled core of a loss, where it costs 
 """
 
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from jaxbce._domains import DOMAINS
-from jaxbce._numerics import Whole, nan_outside
+from jaxbce._numerics import Whole, nan_unless
 
 # As it was called before jax 0.7.
 _RESHARD: Any = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
@@ -84,10 +85,10 @@ def fit(value: Array, like: Array, where: Array | None, fill: float) -> Array:
 def guard(value: Array, name: str) -> Array:
     """`value` within the domain of the argument `name`, NaN outside, where under a transform no check can refuse it."""
     high = DOMAINS[name].high
-    return nan_outside(value, value if high == np.inf else jnp.minimum(value, high - value))
+    return nan_unless((value >= 0.0) & (value < high if high == np.inf else value <= high), value)
 
 
-def align(given: Admitted, safe_prediction: float) -> Aligned:
+def align(given: Admitted, safe_prediction: float, guard: Callable[[Array, str], Array] = guard) -> Aligned:
     """The admitted arrays in one dtype and one shape, with harmless values where the mask hides them."""
     like = given.predictions
     where = None if given.where is None else spread(given.where, like)
@@ -95,26 +96,19 @@ def align(given: Admitted, safe_prediction: float) -> Aligned:
     def fitted(value: Any, name: str) -> Any:
         return value if value is None or isinstance(value, Whole) else guard(fit(value, like, where, 0.0), name)
 
-    parameters = {name: fitted(value, name) for name, value in given.parameters.items()}
     # Bools too: a number times a converted bool is a select to XLA, in which a NaN is lost where the bool is False.
-    labels = fitted(given.labels, "labels")
+    labels, s = fitted(given.labels, "labels"), given.label_smoothing
+    if s is not None:
+        labels = smooth(labels, guard(jax.lax.convert_element_type(s, labels.dtype), "label_smoothing"), 2)
     return Aligned(
         fit(given.predictions, like, where, safe_prediction),
-        smooth(labels, given.label_smoothing, 2),
-        parameters,
+        labels,
+        {name: fitted(value, name) for name, value in given.parameters.items()},
         fitted(given.weight, "weight"),
         where,
     )
 
 
-def smooth(labels: Array, label_smoothing: Array | None, classes: int) -> Array:
+def smooth(labels: Array, s: Array, classes: int) -> Array:
     """y·(1 - s) + s/classes."""
-    if label_smoothing is None:
-        return labels
-    s = smoothing(label_smoothing, labels)
     return labels * (1.0 - s) + s / classes
-
-
-def smoothing(label_smoothing: Array, like: Array) -> Array:
-    """The scalar s in the dtype that is computed in."""
-    return guard(jax.lax.convert_element_type(label_smoothing, like.dtype), "label_smoothing")

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxbce._alignment import compute_dtype, fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_scalar, admit_values
-from jaxbce._numerics import Tangent, directional, included, is_python_number, nan_outside
+from jaxbce._numerics import define_partials, included, is_python_number, nan_unless
 from jaxbce._options import admit_axis
 from jaxbce._reduction import sum_of
 from jaxbce._typing import ArrayLike, Axis
@@ -85,8 +85,7 @@ def _pos_weight(labels: Array, where: Array | None, limit: Array | None, *, axis
     if limit is None:
         return weight
     limit = jax.lax.convert_element_type(limit, weight.dtype)
-    # Either may be NaN, and `minimum` keeps the second one alone.
-    return nan_outside(jnp.minimum(limit, weight), limit)
+    return nan_unless(limit >= 0.0, jnp.minimum(limit, weight))
 
 
 def class_weight_from_counts(counts: ArrayLike, *, beta: ArrayLike | None = None) -> Array:
@@ -194,26 +193,21 @@ def _rest(beta: Array, n: Array) -> Array:
     return -jnp.expm1(n * jnp.log(beta))
 
 
-@functools.partial(_rest.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    return _rest(*primals), -_change_of_power(*primals, *tangents)
-
-
 @jax.custom_jvp
 def _power(beta: Array, n: Array) -> Array:
     """β^n. The derivatives of jax's are NaN at 0^0 = 1, those of the formula of `_rest` at β = 0."""
     return jnp.power(beta, n)
 
 
-@functools.partial(_power.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Array, Array], tangents: tuple[Tangent, Tangent]) -> tuple[Array, Array]:
-    return _power(*primals), _change_of_power(*primals, *tangents)
-
-
-def _change_of_power(beta: Array, n: Array, beta_tangent: Tangent, n_tangent: Tangent) -> Array:
+def _by_beta(beta: Array, n: Array) -> Array:
     # Where the powers of 1/β overflow, soon or at once, 0/β is 0, and not differentiated by n.
     constant = (n == 0.0) & (beta < 1e-6)
-    return directional(
-        (lambda: n * _power(beta, jnp.where(constant, 1.0, n - 1.0)), beta_tangent),
-        (lambda: jnp.log(jnp.where(beta == 0.0, 1.0, beta)) * _power(beta, n), n_tangent),
-    )
+    return n * _power(beta, jnp.where(constant, 1.0, n - 1.0))
+
+
+def _by_n(beta: Array, n: Array) -> Array:
+    return jnp.log(jnp.where(beta == 0.0, 1.0, beta)) * _power(beta, n)
+
+
+define_partials(_power, lambda t, _, beta, n: _by_beta(beta, n) * t, lambda t, _, beta, n: _by_n(beta, n) * t)
+define_partials(_rest, lambda t, _, beta, n: -_by_beta(beta, n) * t, lambda t, _, beta, n: -_by_n(beta, n) * t)

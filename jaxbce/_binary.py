@@ -1,14 +1,16 @@
 """Binary cross-entropy of a probability and of a logit."""
 
-import functools
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jaxbce._alignment import Aligned
+from jaxbce import _cpu
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
-from jaxbce._logit_loss import logit_loss, weighted_logit_loss
-from jaxbce._prob_loss import prob_loss, weighted_prob_loss
+from jaxbce._numerics import define_partials, magnitude, multiply_no_nan, nan_unless
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -84,12 +86,25 @@ def binary_cross_entropy_with_logits(
         axis=axis,
         reduction=reduction,
     )
-    return from_logits(given, axis=axes, reduction=reduction)
+    return from_logits(given, axes, reduction)
 
 
-@elementwise(safe_prediction=0.0, weighted=functools.partial(weighted_logit_loss, fused=True))
-def from_logits(given: Aligned) -> Array:
-    return logit_loss(given.predictions, given.labels, **given.parameters)
+def bce_with_logits(x: Array, y: Array, pos_weight: Array | None = None) -> Array:
+    """a·softplus(-x) + b·softplus(x) with a = w·y and b = 1 - y, the |x| of both taken out.
+
+    No term is negative, so nothing cancels, and both branches are analytic: autodiff is exact to any order.
+    """
+    a, b = _coefficients(y, pos_weight)
+    both = 1.0 if pos_weight is None else a + b
+    return multiply_no_nan(jnp.where(x > 0.0, b, a), magnitude(x)) + both * jnp.log1p(jnp.exp(-magnitude(x)))
+
+
+def _coefficients(y: Array, pos_weight: Array | None) -> tuple[Array, Array]:
+    """What multiplies the two halves of a binary loss."""
+    return (y if pos_weight is None else pos_weight * y), 1.0 - y
+
+
+from_logits = elementwise(safe_prediction=0.0, cpu=_cpu.bce_with_logits)(bce_with_logits)
 
 
 def binary_cross_entropy(
@@ -162,9 +177,84 @@ def binary_cross_entropy(
         axis=axis,
         reduction=reduction,
     )
-    return _from_probs(given, axis=axes, reduction=reduction)
+    return _from_probs(given, axes, reduction)
 
 
-@elementwise(safe_prediction=0.5, weighted=weighted_prob_loss)
-def _from_probs(given: Aligned) -> Array:
-    return prob_loss(given.predictions, given.labels, **given.parameters)
+@jax.custom_jvp
+def bce(p: Array, y: Array, pos_weight: Array | None = None) -> Array:
+    """-[a·max(log p, -100) + b·max(log(1 - p), -100)] with a = w·y and b = 1 - y."""
+    a, b = _coefficients(y, pos_weight)
+    return -(a * _clamped_log(p) + b * _clamped_log_complement(p))
+
+
+_STEEPEST = 1e12
+"""What 1/0 reads in a slope: PyTorch's figure for a certain and wrong probability."""
+
+
+@jax.custom_jvp
+def _prob_slope(p: Array, y: Array, pos_weight: Array | None) -> Array:
+    """∂ℓ/∂p over the common denominator, as PyTorch has it to the last bit; partial fractions at 1 and next to 0."""
+    a, b = _coefficients(y, pos_weight)
+    numerator = p - y if pos_weight is None else b * p - a * (1.0 - p)
+    denominator = (1.0 - p) * p
+    # Next to 0 a numerator may be flushed to zero.
+    info = np.finfo(p.dtype)
+    tiny = denominator < float(info.tiny / info.eps)
+    slope = numerator / jnp.where(tiny, 1.0, denominator)
+    return jnp.where(tiny, _prob_partial_fractions(p, y, pos_weight), slope)
+
+
+@_prob_slope.defjvp
+def _differentiate_prob_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    return _prob_slope(*primals), jax.jvp(_prob_partial_fractions, primals, tangents)[1]
+
+
+def _prob_partial_fractions(p: Array, y: Array, pos_weight: Array | None) -> Array:
+    """b/(1 - p) - a/p: the slope in the form that has its limits at 0 and 1, and that is differentiated further."""
+    a, b = _coefficients(y, pos_weight)
+    return _quotient(b, 1.0 - p) - _quotient(a, p)
+
+
+@jax.custom_jvp
+def _quotient(a: Array, x: Array) -> Array:
+    """a/x, with a·1e12 for a/0."""
+    return jnp.where(x == 0.0, _STEEPEST * a, a / jnp.where(x == 0.0, 1.0, x))
+
+
+# Autodiff's a/x² overflows long before a/x does.
+define_partials(
+    _quotient,
+    lambda t, _, a, x: _quotient(jnp.ones_like(a), x) * t,
+    lambda t, value, a, x: -_quotient(jnp.ones_like(a), x) * (value * t),
+)
+
+
+@jax.custom_jvp
+def _clamped_log(p: Array) -> Array:
+    return jnp.maximum(jnp.log(p), -100.0)
+
+
+define_partials(_clamped_log, lambda t, _, p: _quotient(t, p))
+
+
+@jax.custom_jvp
+def _clamped_log_complement(p: Array) -> Array:
+    """max(log(1 - p), -100)."""
+    if p.dtype != jnp.float64:
+        return jnp.maximum(jnp.log1p(-p), -100.0)
+    # log1p of a negative argument is off by up to 129 ulp in float64 (jax#39707), and by 2 ulp of a positive one.
+    odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
+    return nan_unless(p <= 1.0, jnp.maximum(-jnp.log1p(odds), -100.0))
+
+
+define_partials(_clamped_log_complement, lambda t, _, p: -_quotient(t, 1.0 - p))
+
+# The slope by p is that of the logarithms before the clamp; those by y and w are of the clamped ones.
+define_partials(
+    bce,
+    lambda t, _, p, y, w: _prob_slope(nan_unless((p >= 0.0) & (p <= 1.0), p), y, w) * t,
+    lambda t, _, p, y, w: (_clamped_log_complement(p) - (1.0 if w is None else w) * _clamped_log(p)) * t,
+    lambda t, _, p, y, w: -y * _clamped_log(p) * t,
+)
+
+_from_probs = elementwise(safe_prediction=0.5, cpu=_cpu.bce)(bce)

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import compute_dtype, fit, guard, smooth, smoothing, spread
+from jaxbce import _cpu
+from jaxbce._alignment import compute_dtype, fit, guard, smooth, spread
 from jaxbce._class_inputs import AdmittedClasses, ClassOptions, admit_classes, entries
 from jaxbce._indices import is_absent, is_stray
-from jaxbce._numerics import included, nan_outside, nan_where
+from jaxbce._numerics import included, nan_unless, nan_where
 from jaxbce._reduction import reduce, sum_of
-from jaxbce._softmax_loss import Labels, softmax_loss
-from jaxbce._softmax_rows import Spike, along
+from jaxbce._softmax_loss import Labels, Spike, along, softmax_loss
 from jaxbce._typing import ArrayLike, Axis, Reduction
 
 
@@ -113,12 +113,12 @@ def _losses(logits: Array, labels: Labels, class_axis: int) -> Array:
     if logits.ndim < 7:
         return softmax_loss(logits, labels, class_axis)
 
-    # XLA on CPU (jaxlib 0.10.2) crashes on sums over classes at rank 7 and above (jax#40412), but not of three axes.
+    # jaxlib 0.10.2 crashes on sums over classes at rank 7 and above (jax#40412), but not of three axes.
     def three(array: Array) -> Array:
         before, classes, after = array.shape[:class_axis], array.shape[class_axis], array.shape[class_axis + 1 :]
         return array.reshape(math.prod(before), classes, math.prod(after))
 
-    losses = softmax_loss(*jax.tree.map(three, (logits, labels)), 1)
+    losses = softmax_loss(three(logits), jax.tree.map(three, labels), 1)
     return losses.reshape(logits.shape[:class_axis] + logits.shape[class_axis + 1 :])
 
 
@@ -147,7 +147,7 @@ def _align_indices(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     spike, dense = (nan_if_stray if weight is None else weight * nan_if_stray), None
     if given.label_smoothing is not None:
         # y·(1 - s) + s/C, once for the label and once for every class.
-        s = smoothing(given.label_smoothing, logits)
+        s = _smoothing(given.label_smoothing, logits)
         spike, dense = spike * (1.0 - s), along(jnp.broadcast_to(s / classes, (classes,)), logits, class_axis)
         dense = dense if u is None else u * dense
     weight = None if weight is None else included(weight, where)
@@ -159,12 +159,18 @@ def _align_probs(given: AdmittedClasses, options: ClassOptions) -> _Aligned:
     class_axis, classes = options.class_axis, given.logits.shape[options.class_axis]
     logits, where, u = _align_logits(given, class_axis)
     # Bools too, for the reason that `align` has.
-    probs = guard(fit(given.labels, logits, None if where is None else spread(where, logits), 0.0), "labels")
+    probs = fit(given.labels, logits, None if where is None else spread(where, logits), 0.0)
+    probs = jax.lax.platform_dependent(
+        probs,
+        cpu=functools.partial(_cpu.differentiable_guard, name="labels"),
+        default=functools.partial(guard, name="labels"),
+    )
 
     def weighted(probs: Array) -> Array:
         return probs if u is None else spread(u, probs) * probs
 
-    dense = weighted(smooth(probs, given.label_smoothing, classes))
+    s = given.label_smoothing
+    dense = weighted(probs if s is None else smooth(probs, _smoothing(s, logits), classes))
     weight = sum_of(weighted(probs), (class_axis,))
     return _Aligned(logits, Labels(dense, None, where), weight, _drop(where, class_axis))
 
@@ -177,9 +183,13 @@ def _align_logits(given: AdmittedClasses, class_axis: int) -> tuple[Array, Array
         where = jnp.expand_dims(spread(where, entries(given.logits, class_axis)), class_axis)
     if u is not None:
         u = guard(jax.lax.convert_element_type(u, logits.dtype), "class_weight")
-        u = nan_outside(u, jnp.sum(0.0 * u))  # Also where the label is of a class whose weight is in order.
+        u = nan_unless(jnp.all(jnp.isfinite(u)), u)  # Also where the label is of a class whose weight is in order.
         u = along(u, logits, class_axis)
     return logits, where, u
+
+
+def _smoothing(label_smoothing: Array, logits: Array) -> Array:
+    return guard(jax.lax.convert_element_type(label_smoothing, logits.dtype), "label_smoothing")
 
 
 def _drop(values: Array | None, class_axis: int) -> Array | None:

@@ -1,14 +1,29 @@
 """Binary losses that count easy examples less: focal and asymmetric loss."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import Aligned
+from jaxbce import _cpu
+from jaxbce._binary import bce_with_logits
 from jaxbce._elementwise import elementwise
 from jaxbce._inputs import admit
-from jaxbce._modulated_loss import modulated_loss
-from jaxbce._numerics import Whole, as_exponent, nan_outside, product
+from jaxbce._numerics import (
+    Exponent,
+    Whole,
+    as_exponent,
+    define_partials,
+    divide_no_nan,
+    multiply_no_nan,
+    power,
+    sigmoid,
+    sigmoids,
+    softplus,
+)
 from jaxbce._typing import ArrayLike, Axis, Reduction
+
+_FAR = 1e4
+"""A logit at which the probability of being wrong has long been 0 or 1 in every dtype."""
 
 
 def sigmoid_focal_loss(
@@ -87,14 +102,15 @@ def sigmoid_focal_loss(
         axis=axis,
         reduction=reduction,
     )
-    return _focal(given, axis=axes, reduction=reduction)
+    return _focal(given, axes, reduction)
 
 
-@elementwise(safe_prediction=0.0)
-def _focal(given: Aligned) -> Array:
-    labels, alpha = given.labels, given.parameters["alpha"]
-    losses = modulated_loss(given.predictions, labels, given.parameters["gamma"], None)
-    return losses if alpha is None else product(alpha * labels + (1.0 - alpha) * (1.0 - labels), losses)
+# The derivative is left to autodiff: u^γ·(γ·u'/u·ℓ + p - y), in which `power` divides by u last.
+@elementwise(safe_prediction=0.0, cpu=_cpu.focal, far=_FAR)
+def _focal(x: Array, y: Array, *, gamma: Exponent, alpha: Array | None) -> Array:
+    p, q = sigmoids(x)
+    loss = multiply_no_nan(power(y * q + (1.0 - y) * p, gamma), bce_with_logits(x, y))
+    return loss if alpha is None else multiply_no_nan(alpha * y + (1.0 - alpha) * (1.0 - y), loss)
 
 
 def asymmetric_loss(
@@ -173,15 +189,49 @@ def asymmetric_loss(
         axis=axis,
         reduction=reduction,
     )
-    return _asymmetric(given, axis=axes, reduction=reduction)
+    return _asymmetric(given, axes, reduction)
 
 
-@elementwise(safe_prediction=0.0)
-def _asymmetric(given: Aligned) -> Array:
-    logits, labels, own = given.predictions, given.labels, given.parameters
-    positive = modulated_loss(logits, jnp.ones_like(labels), own["gamma_pos"], None)
-    negative = modulated_loss(logits, jnp.zeros_like(labels), own["gamma_neg"], own["margin"])
-    losses = product(labels, positive) + product(1.0 - labels, negative)
+@elementwise(safe_prediction=0.0, cpu=_cpu.asymmetric, far=_FAR)
+def _asymmetric(x: Array, y: Array, *, gamma_pos: Exponent, gamma_neg: Exponent, margin: Array) -> Array:
+    p, q = sigmoids(x)
+    u = jnp.where(p > margin, p - margin, 0.0)
+    positive = multiply_no_nan(power(q, gamma_pos), softplus(-x))
+    negative = multiply_no_nan(power(u, gamma_neg), _shifted_softplus(x, margin))
     # Each half has parameters of its own. Where one is NaN, so are the derivatives with respect to the others'.
-    doubt = sum(0.0 * value for value in own.values() if not isinstance(value, Whole))
-    return nan_outside(losses, doubt)
+    doubt = sum(0.0 * value for value in (gamma_pos, gamma_neg, margin) if not isinstance(value, Whole))
+    return (multiply_no_nan(y, positive) + multiply_no_nan(1.0 - y, negative)) * (1.0 + doubt)
+
+
+@jax.custom_jvp
+def _shifted_softplus(x: Array, margin: Array) -> Array:
+    """-log(1 - u), where 1 - u = min(q + m, 1): from u while it is small, else from log q and log m."""
+    u = jnp.maximum(sigmoid(x) - margin, 0.0)
+    large = -jnp.logaddexp(-softplus(x), jnp.log(margin))
+    small = jnp.minimum(u, 0.5)
+    return jnp.where(u < 0.5, jnp.log1p(small / (1.0 - small)), large)
+
+
+def _beyond_margin(x: Array, margin: Array) -> Array:
+    return jnp.where(sigmoid(x) > margin, 1.0, jnp.zeros_like(x))
+
+
+@jax.custom_jvp
+def _share(x: Array, margin: Array) -> Array:
+    """q/(q + m), and 1 at m = 0, where q may have underflowed."""
+    q = sigmoid(-x)
+    remaining = q + margin
+    return jnp.where(remaining == 0.0, 1.0, q / jnp.where(remaining == 0.0, 1.0, remaining))
+
+
+define_partials(
+    _share,
+    lambda t, share, x, m: -sigmoid(x) * share * (1.0 - share) * t,
+    lambda t, share, x, m: -share * divide_no_nan(t, sigmoid(-x) + m),
+)
+
+define_partials(
+    _shifted_softplus,
+    lambda t, _, x, m: _beyond_margin(x, m) * sigmoid(x) * _share(x, m) * t,
+    lambda t, _, x, m: -_beyond_margin(x, m) * divide_no_nan(t, sigmoid(-x) + m),
+)

@@ -12,9 +12,10 @@ reverse mode what storing the gradients would, and keeps forward mode, `lineariz
 Losses of single examples have as many gradients as examples, and go back by recomputation.
 """
 
+import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import jax
@@ -22,12 +23,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbce._alignment import Admitted, align
-from jaxbce._logit_loss import hard_logit_loss, logit_loss
+from jaxbce import _cpu
+from jaxbce._alignment import Admitted
+from jaxbce._binary import from_logits
 from jaxbce._manual_axes import alike
-from jaxbce._numerics import nan_outside, product
+from jaxbce._numerics import weigh
 from jaxbce._positives import multi_hot
-from jaxbce._reduction import weigh
+from jaxbce._program import Program, run
 
 Arrays: TypeAlias = dict[str, Array]
 Carry = TypeVar("Carry")
@@ -49,21 +51,7 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
     hot = multi_hot(given["positives"] - start, logits.shape[1]) if "positives" in given else given["labels"]
     parameters = {"pos_weight": given.get("pos_weight")}
     admitted = Admitted(logits, hot, parameters, given.get("weight"), given.get("label_smoothing"), None)
-    aligned = align(admitted, 0.0)
-    pos_weight = aligned.parameters["pos_weight"]
-    if hot.dtype == jnp.bool_ and "label_smoothing" not in given:
-        losses = hard_logit_loss(logits, hot)
-        if pos_weight is not None:
-            # `pos_weight` multiplies the positives alone. The loss of a negative stays out of the product: it would be
-            # the derivative with respect to pos_weight, which is 0 there. NaN stays in, and a pos_weight outside its
-            # domain makes NaN of every entry.
-            weighable = hot | jnp.isnan(losses)
-            positive = product(pos_weight, jnp.where(weighable, losses, jnp.zeros_like(losses)))
-            losses = jnp.where(weighable, positive, nan_outside(losses, pos_weight))
-    else:
-        losses = logit_loss(logits, aligned.labels, pos_weight)
-    rows = jnp.sum(weigh(losses, aligned.weight), 1)
-    return weigh(rows, given["example_weight"])
+    return weigh(given["example_weight"], jnp.sum(from_logits.entries(admitted, None, in_cache=True), 1))
 
 
 def head_losses(shared: Arrays, by_label: Arrays, chunk: int) -> Array:
@@ -85,7 +73,7 @@ def head_total(shared: Arrays, by_label: Arrays, chunk: int) -> Array:
 @functools.partial(head_total.defjvp, symbolic_zeros=True)
 def _(chunk: int, primals: tuple[Arrays, Arrays], tangents: tuple[dict[str, Any], dict[str, Any]]) -> Any:
     moving = [{n: t for n, t in tree.items() if not isinstance(t, SymbolicZero)} for tree in tangents]
-    value, *gradients = _in_one_pass(*primals, chunk, *map(frozenset, moving))
+    value, *gradients = _in_one_pass(*primals, chunk, *moving)
     dtype = value.dtype
 
     def along(gradient: Array, tangent: Array) -> Array:
@@ -98,8 +86,8 @@ def _(chunk: int, primals: tuple[Arrays, Arrays], tangents: tuple[dict[str, Any]
 def _value_and_gradients(
     shared: Arrays, by_label: Arrays, chunk: int, by_shared: frozenset[str], by_part: frozenset[str], as_bits: bool
 ) -> tuple[Array, Arrays, Arrays]:
-    """The total and its gradients with respect to the arguments of these names; `as_bits` see `_bits`."""
-    bits, floats = (_bits, _floats) if as_bits else (lambda array: array, lambda array, _: array)
+    """The total and its gradients with respect to the arguments of these names; `as_bits` see `_cpu.bits`."""
+    bits, floats = (_cpu.bits, _cpu.floats) if as_bits else (lambda array: array, lambda array, _: array)
 
     def step(carry: tuple[Array, Arrays, Arrays], start: Array, size: int) -> tuple[Array, Arrays, Arrays]:
         rows, summed, written = carry
@@ -124,18 +112,47 @@ def _value_and_gradients(
     return jnp.sum(rows), summed, {name: floats(array, by_label[name].dtype) for name, array in written.items()}
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _in_one_pass(
-    shared: Arrays, by_label: Arrays, chunk: int, by_shared: frozenset[str], by_part: frozenset[str]
+    shared: Arrays, by_label: Arrays, chunk: int, by_shared: Iterable[str], by_part: Iterable[str]
 ) -> tuple[Array, Arrays, Arrays]:
-    return _value_and_gradients(shared, by_label, chunk, by_shared, by_part, as_bits=True)
+    """The total and its gradients with respect to the arguments of these names."""
+    leaves, structure = jax.tree.flatten((shared, by_label))
+    total, *gradients = run(_OnePass(structure, chunk, frozenset(by_shared), frozenset(by_part)), *leaves)
+    like = _only(shared, by_shared), _only(by_label, by_part)
+    summed, written = jax.tree.unflatten(jax.tree.structure(like), gradients)
+    return total, summed, written
 
 
-@_in_one_pass.defjvp
-def _(chunk: int, by_shared: frozenset[str], by_part: frozenset[str], primals: Any, tangents: Any) -> Any:
-    # Bits have no derivative.
-    floats = functools.partial(_value_and_gradients, chunk=chunk, by_shared=by_shared, by_part=by_part, as_bits=False)
-    return jax.jvp(floats, primals, tangents)
+@dataclasses.dataclass(frozen=True)
+class _OnePass(Program):
+    """The total and its gradients, of which a CPU writes those in bfloat16 as bits, which have no derivative."""
+
+    structure: Any
+    chunk: int
+    by_shared: frozenset[str]
+    by_part: frozenset[str]
+
+    def _leaves(self, *leaves: Array, as_bits: bool) -> list[Array]:
+        shared, by_label = jax.tree.unflatten(self.structure, leaves)
+        found = _value_and_gradients(shared, by_label, self.chunk, self.by_shared, self.by_part, as_bits)
+        return jax.tree.leaves(found)
+
+    def plain(self, *leaves: Array) -> list[Array]:
+        return self._leaves(*leaves, as_bits=False)
+
+    def cpu(self, *leaves: Array) -> list[Array]:
+        return self._leaves(*leaves, as_bits=True)
+
+    def results(self, *leaves: Any) -> list[Any]:
+        shared, by_label = jax.tree.unflatten(self.structure, leaves)
+        gradients = _only(shared, self.by_shared), _only(by_label, self.by_part)
+        return [shared["features"].update(shape=()), *jax.tree.leaves(gradients)]
+
+    def differentiate(self, arrays: Sequence[Array], tangents: dict[int, Array]) -> tuple[list[Array], list[Array]]:
+        def moved(moving: dict[int, Array]) -> list[Array]:
+            return self.plain(*(moving.get(i, array) for i, array in enumerate(arrays)))
+
+        return run(self, *arrays), jax.jvp(moved, ({i: arrays[i] for i in tangents},), (tangents,))[1]
 
 
 def _over_chunks(step: Step[Carry], carry: Carry, by_label: Arrays, chunk: int) -> Carry:
@@ -161,32 +178,38 @@ def _part(by_label: Arrays, start: Array, size: int) -> Arrays:
     return {name: _take(array, start, size) for name, array in by_label.items()}
 
 
-def _only(arrays: Arrays, names: frozenset[str]) -> Arrays:
+def _only(arrays: Arrays, names: Iterable[str]) -> Arrays:
     return {name: arrays[name] for name in sorted(names)}
 
 
-# --- Chunks of arrays ---------------------------------------------------------------------------------------------
-
-# XLA on CPU computes in bfloat16 by way of float32, and would convert the whole of an array for each chunk that is
-# taken of it or put into it. As integers of the same bits they are moved as they are.
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _take(array: Array, start: Array, size: int) -> Array:
-    part = jax.lax.dynamic_slice_in_dim(_bits(array), start, size, array.ndim - 1)
-    return _floats(part, array.dtype)
+    """Slice `size` labels from `start`."""
+    if array.dtype != jnp.bfloat16:
+        return _slice(array, start, size)
+    (part,) = run(_Take(size), array, start)
+    return part
 
 
-@_take.defjvp
-def _(size: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    # Taking is linear, but by way of bits its derivative would be 0.
-    (array, start), (change, _) = primals, tangents
-    return _take(array, start, size), jax.lax.dynamic_slice_in_dim(change, start, size, array.ndim - 1)
+def _slice(array: Array, start: Array, size: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, size, array.ndim - 1)
 
 
-def _bits(array: Array) -> Array:
-    return jax.lax.bitcast_convert_type(array, jnp.uint16) if array.dtype == jnp.bfloat16 else array
+@dataclasses.dataclass(frozen=True)
+class _Take(Program):
+    """A slice, which a CPU takes as bits."""
 
+    size: int
 
-def _floats(bits: Array, dtype: jnp.dtype) -> Array:
-    return jax.lax.bitcast_convert_type(bits, dtype) if dtype == jnp.bfloat16 else bits
+    def plain(self, *arrays: Array) -> list[Array]:
+        array, start = arrays
+        return [_slice(array, start, self.size)]
+
+    def cpu(self, *arrays: Array) -> list[Array]:
+        array, start = arrays
+        return [_cpu.take_as_bits(array, start, self.size)]
+
+    def results(self, array: Any, _: Any) -> list[Any]:
+        return [array.update(shape=(*array.shape[:-1], self.size))]
+
+    def differentiate(self, arrays: Sequence[Array], tangents: dict[int, Array]) -> tuple[list[Array], list[Array]]:
+        return run(self, *arrays), [_slice(tangents[0], arrays[1], self.size)]

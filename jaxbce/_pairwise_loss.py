@@ -10,7 +10,7 @@ that sums the losses sums the gradients too, for two more products, and nobody h
 """
 
 import functools
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxbce._alignment import compute_dtype
 from jaxbce._manual_axes import alike, devices, sum_over
-from jaxbce._numerics import Tangent, sigmoid, softplus
+from jaxbce._numerics import sigmoid, softplus
 
 Pairs: TypeAlias = tuple[Array, Array, Array, Array]
 """x and y, both [B, D], scale and bias; they vary alike over mapped axes."""
@@ -69,7 +69,7 @@ def pairwise_total(x: Array, y: Array, scale: Array, bias: Array, plan: Plan) ->
 
 
 @functools.partial(pairwise_total.defjvp, symbolic_zeros=True)
-def _(plan: Plan, primals: Pairs, tangents: tuple[Tangent, ...]) -> tuple[Array, Array]:
+def _(plan: Plan, primals: Pairs, tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     sums = _pass(primals, plan, tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents))
     share = plan.share(sums.losses)
     total = share * jnp.sum(sums.losses)

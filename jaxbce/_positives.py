@@ -1,9 +1,11 @@
 """Labels that are on, named by their indices: a row for each example, padded with negative numbers."""
 
+import functools
 import math
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -49,8 +51,29 @@ def _look_dense(numpy: ModuleType, value: Any, mask: Any) -> Facts:
     return (low >= 0) & (high <= 1), low, high
 
 
+_COMPARED: Final = 12
+"""Indices of an example that are compared with every label, where nothing is stored: with 16 and more the compiler for
+TPU stores the comparisons."""
+
+
 def multi_hot(positives: Array, labels: int) -> Array:
     """Bools [..., labels], True at the indices of [..., K]; what is no index in [0, labels) leaves no trace."""
+    scattered = functools.partial(_scattered, labels=labels)
+    if positives.shape[-1] in range(_COMPARED + 1):
+        compared = functools.partial(_compared, labels=labels)
+        hot: Array = jax.lax.platform_dependent(positives, cpu=scattered, default=compared)
+        return hot
+    return scattered(positives)
+
+
+def _compared(positives: Array, labels: int) -> Array:
+    wide = positives if positives.dtype.itemsize >= 4 else positives.astype(jnp.int32)
+    numbers = jax.lax.broadcasted_iota(wide.dtype, (*[1] * (wide.ndim - 1), labels), wide.ndim - 1)
+    each = (wide[..., k : k + 1] == numbers for k in range(wide.shape[-1]))
+    return functools.reduce(jnp.logical_or, each, jnp.zeros((*positives.shape[:-1], labels), jnp.bool_))
+
+
+def _scattered(positives: Array, labels: int) -> Array:
     *examples, k = positives.shape
     number = math.prod(examples)
     # What is no index sets nothing, at 0: a negative one would count from the end, and one beyond the end would be an

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from jaxbce import _cpu
 from jaxbce._alignment import fit, guard, spread
 from jaxbce._inputs import Target, admit_mask, admit_values, admit_weight
-from jaxbce._manual_axes import admit_axes, sum_over
-from jaxbce._numerics import included, nan_where, product
+from jaxbce._manual_axes import admit_axes, alike, sum_over
+from jaxbce._numerics import included, nan_where, weigh
 from jaxbce._options import admit_axis
 from jaxbce._typing import ArrayLike, Axis, AxisName, Reduction
 
@@ -110,8 +111,7 @@ class Average:
         quotient = self.total / jnp.where(nothing, 1, self.weight)
         # Label smoothing leaves a total where the weight, which is that of the labels before it, is 0.
         left = nothing & (quotient != 0) & ~jnp.isnan(quotient)
-        quotient = jnp.where(left, 0, quotient)
-        return nan_where(overflow, quotient)
+        return nan_where(overflow, jnp.where(left, 0, quotient))
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -121,12 +121,8 @@ def _average_of(losses: Array, weight: Array | None, where: Array | None, *, axi
     values = fit(losses, losses, mask, 0.0)
     if weight is not None:
         weight = guard(fit(weight, losses, mask, 0.0), "weight")
-    return _average(weigh(values, weight), weight, mask, axis)
-
-
-def weigh(losses: Array, weight: Array | None) -> Array:
-    """wℓ, where a weight of 0 leaves no trace of an infinite loss."""
-    return losses if weight is None else product(weight, losses)
+        values = weigh(weight, values)
+    return Average(sum_of(values, axis), _weight_of(values, weight, mask, axis))
 
 
 def reduce(
@@ -135,29 +131,57 @@ def reduce(
     """Reduce weighted losses wℓ, which are 0 where masked; weight and mask are of their shape."""
     if reduction == "none":
         return weighted
-    average = _average(weighted, weight if reduction == "weighted_mean" else None, where, axis)
     if reduction == "sum":
-        return average.total
-    if number_reduced(weighted, axis) == 0:
-        return jnp.full_like(average.total, jnp.nan)  # The mean of an empty array, as in NumPy and PyTorch.
-    return average.value
+        return sum_of(weighted, axis)
+    number = number_reduced(weighted, axis)
+    if number == 0:
+        return nan_where(jnp.bool_(True), sum_of(weighted, axis))  # The mean of nothing, as in NumPy and PyTorch.
+    weight = weight if reduction == "weighted_mean" else None
+    if weight is None and where is None:
+        return sum_of(weighted, axis) / number
+    total = _weight_of(weighted, weight, where, axis)
+    nothing = total == 0
+    inside, outside = _where_to_divide(
+        nan_where(total == jnp.inf, jnp.where(nothing, 0, 1 / jnp.where(nothing, 1, total)))
+    )
+    inside = jnp.expand_dims(inside, range(weighted.ndim) if axis is None else axis)
+    # Label smoothing may leave an infinite loss where all weight is 0, which is that of the labels before it.
+    return weigh(outside, sum_of(weigh(jnp.broadcast_to(inside, weighted.shape), weighted), axis))
 
 
-def _average(weighted: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Average:
-    total = sum_of(weighted, axis)
+def _where_to_divide(scale: Array) -> tuple[Array, Array]:
+    """The factors of what is summed and of the sum, of which one is 1.
+
+    The gradient would wait for a quotient of sums, and read all arrays once more: on H100 and TPU v5e a masked step
+    moves 3.5 arrays with the scale inside, and 5.75 with it outside. A CPU would store the scale in the size of the
+    losses, and take 1.6 times as long.
+    """
+    one, scale = alike((jnp.ones_like(scale), scale))
+    factors: tuple[Array, Array] = jax.lax.platform_dependent(
+        one, scale, cpu=lambda one, scale: (one, scale), default=lambda one, scale: (scale, one)
+    )
+    return factors
+
+
+def _weight_of(weighted: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Array:
+    """Σ w over the included entries; their number where there is no weight."""
     if weight is not None:
-        return Average(total, sum_of(included(weight, where), axis))
+        return sum_of(included(weight, where), axis)
     if where is not None:
-        # XLA on CPU counts bytes in a fifth of the time that bools take. They are summed in the dtype of the losses.
-        return Average(total, sum_of(where.astype(jnp.int8), axis, weighted.dtype))
-    return Average(total, jnp.full_like(total, number_reduced(weighted, axis)))
+        count: Array = jax.lax.platform_dependent(
+            where,
+            cpu=lambda where: sum_of(_cpu.countable(where), axis, weighted.dtype),
+            default=lambda where: sum_of(where, axis, weighted.dtype),
+        )
+        return count
+    return jnp.full_like(sum_of(weighted, axis), number_reduced(weighted, axis))
 
 
 def sum_of(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array:
     """The sum over the axes; None is all of them."""
     if values.ndim < 7:
         return jnp.sum(values, axis, dtype)
-    # XLA on CPU (jaxlib 0.10.2) crashes on reductions of rank 7 with an axis of size 1 (jax#40412): without those.
+    # jaxlib 0.10.2 crashes on reductions of rank 7 with an axis of size 1 (jax#40412): without those.
     axes = tuple(range(values.ndim)) if axis is None else axis
     wide = [a for a in range(values.ndim) if values.shape[a] != 1]
     narrow = [a for a in range(values.ndim) if a not in wide]

@@ -98,7 +98,7 @@ def _from_positives(given: Admitted, *, axis: tuple[int, ...] | None, reduction:
     """The loss of admitted arguments, whose labels are indices."""
     logits, positives, where = given.predictions, given.labels, given.where
     dense = given._replace(labels=multi_hot(positives, logits.shape[-1]))
-    loss = from_logits(dense, axis=axis, reduction=reduction)
+    loss = from_logits(dense, axis, reduction)
     # An index of no label makes NaN of whatever its example takes part in, in value and gradient.
     stray = jnp.any(is_stray(positives, logits.shape[-1], PADDING), -1, keepdims=True)
     if where is not None:

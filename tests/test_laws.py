@@ -391,6 +391,21 @@ def test_a_mask_is_a_subset(row, rng):
 
 
 @every_loss
+def test_a_tangent_under_the_mask_is_nobody_s_business(row):
+    """The model that made the logits may have an infinite slope there: that of a square root at 0."""
+    x, y, mask = jnp.float32([0.25, 0.5]), jnp.float32([1, 0]), jnp.array([True, False])
+
+    def derivatives(along):
+        def loss(x):
+            return row(x, y, where=mask)
+
+        return jax.jvp(loss, (x,), (along,))[1], *jax.jvp(jax.grad(loss), (x,), (along,))[1]
+
+    for slope, other in zip(derivatives(jnp.float32([1, np.nan])), derivatives(jnp.float32([1, 0])), strict=True):
+        np.testing.assert_array_equal(slope, other)
+
+
+@every_loss
 def test_all_masked_is_zero_with_zero_gradient(row, rng):
     x, y = batch(row, rng)
     for reduction in REDUCTIONS:

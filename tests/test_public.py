@@ -33,37 +33,33 @@ FLOORS = {
     "_typing": 0,
     "_manual_axes": 1,
     "_domains": 0,
-    "_loops": 0,
-    "_apart": 0,
-    "_numerics": 1,
     "_checks": 0,
+    "_program": 2,
     "_options": 1,
-    "_softmax_rows": 2,
-    "_logit_loss": 2,
-    "_prob_loss": 2,
-    "_softmax_loss": 3,
+    "_numerics": 1,
     "_alignment": 2,
-    "_modulated_loss": 3,
+    "_cpu": 3,
     "_pairwise_loss": 3,
     "_values": 3,
     "_indices": 4,
     "_inputs": 4,
+    "_softmax_loss": 4,
     "_class_inputs": 5,
     "_reduction": 5,
-    "_balance": 6,
     "_positives": 5,
+    "_balance": 6,
     "_elementwise": 6,
     "_categorical": 6,
     "_contrastive": 6,
     "_binary": 7,
-    "_focal": 7,
     "_linear_inputs": 7,
-    "_linear_head": 7,
+    "_focal": 8,
+    "_linear_head": 8,
     "_adversarial": 8,
     "_sparse": 8,
-    "_linear": 8,
-    "_criteria": 8,
-    "__init__": 9,
+    "_linear": 9,
+    "_criteria": 9,
+    "__init__": 10,
 }
 
 
@@ -130,16 +126,29 @@ def test_docstrings(function):
         assert f"\n    {name}: " in arguments
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    """A module, or the folder that it lies in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_downward(path):
-    floor = FLOORS[path.stem]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxbce":
-            rooms = [alias.name for alias in node.names] if node.module == "jaxbce" else [node.module.split(".")[1]]
-            for room in rooms:
-                assert FLOORS[room] < floor, f"{path.stem} imports {room}"
+            rooms = {alias.name for alias in node.names} if node.module == "jaxbce" else {node.module.split(".")[1]}
+            for other in rooms - {room(path)}:
+                assert FLOORS[other] < FLOORS[room(path)], f"{path} imports {other}"
+
+
+def test_what_is_tuned_for_a_cpu_stands_apart():
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8").lower()
+        assert room(path) == "_cpu" or not ("xla on cpu" in text or "optimization_barrier" in text), path
 
 
 def test_the_package_never_touches_the_configuration():
-    for path in PACKAGE.glob("*.py"):
+    for path in MODULES:
         assert "config.update" not in path.read_text(encoding="utf-8")

@@ -180,6 +180,20 @@ def test_predictions_and_labels_of_different_layouts(row, rng, rows_and_columns)
 
 
 @pytest.mark.cpu
+@pytest.mark.skipif(EARLIER, reason="earlier ones forget the axis of a batch in `vmap`")
+def test_vmap_keeps_the_axis_that_splits_a_batch(rows_and_columns):
+    """Also where the predictions are the same for all of it."""
+    x, y = jnp.zeros(3, jnp.float32), jnp.ones((16, 3), jnp.float32)
+    for row in FAMILIES:
+        if row.adapter is None:
+            losses = jax.jit(jax.vmap(functools.partial(row, reduction="none"), in_axes=(None, 0)))
+            slopes = jax.jit(jax.vmap(jax.grad(row), in_axes=(None, 0)))
+            with entered(rows_and_columns):
+                for result in (f(x + 0.5, laid_out(rows_and_columns, y, ("rows",))) for f in (losses, slopes)):
+                    assert result.sharding.spec[0] == "rows", row.name
+
+
+@pytest.mark.cpu
 @pytest.mark.skipif(EARLIER, reason="earlier ones do not gather from sharded arrays")
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": None}])
 def test_class_indices_of_different_layouts(options, rng, rows_and_columns):
