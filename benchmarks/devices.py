@@ -1,0 +1,880 @@
+"""Memory traffic of every loss on accelerators, from the programs that XLA compiles: Markdown tables for each device.
+
+``python benchmarks/devices.py`` compiles each loss for an NVIDIA H100 and a TPU v5e and counts what the program moves
+through device memory; ``--device`` names others. The compilers come with the extra `devices` and need no accelerator:
+nothing is run.
+
+The first table is of elementwise losses, which are bound by memory. Its unit is one array of N = 1e8 float32 numbers
+(0.4 GB). The floor reads each input once and writes each gradient once; a row says where it must read an input twice.
+Read beside it what optax and the formula by hand move, both under autodiff. XLA's own estimate of time exists for TPU.
+
+The second table is of losses that make their logits in a loop, beside the same step on all logits at once.
+
+How traffic is counted, from the text of the compiled program:
+
+- A kernel moves its result and its distinct operands. Parameters, constants, tuples and bitcasts are no kernels.
+- A kernel that slices or gathers an operand reads the entries that it takes. A slice or scatter written in place
+  writes these entries alone.
+- A layout with a memory space, `S(1)`, is memory on the chip and costs nothing.
+- The body of a loop counts once for each trip; of a conditional the branch that moves most counts.
+
+The count is an upper bound where a cache holds what one kernel leaves for the next. Entries are counted, not padding.
+On TPU a kernel is any operation of the program, those of the scalar unit too.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+import jaxbce
+
+Function = Callable[..., Any]
+
+# --- Devices ------------------------------------------------------------------------------------------------------
+
+
+class Device(NamedTuple):
+    """A device to compile for: the name of its platform, and the arguments that describe its topology."""
+
+    name: str
+    platform: str
+    topology: dict[str, Any]
+
+    @property
+    def wheels(self) -> tuple[str, ...]:
+        """The distributions that hold its compiler."""
+        return _WHEELS[self.platform]
+
+
+_WHEELS = {
+    "tpu": ("libtpu",),
+    "cuda": ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-nvjitlink"),
+}
+
+
+def _tpu(name: str, topology: str, chips: tuple[int, int, int]) -> Device:
+    return Device(name, "tpu", {"topology_name": topology, "chips_per_host_bounds": chips, "num_slices": 1})
+
+
+def _gpu(name: str, capability: str, **fields: float) -> Device:
+    """A GPU by the fields in which OpenXLA's target_config/specs differ from one to the next."""
+    common = {
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "shared_memory_per_block": 49152,
+        "threads_per_core_limit": 2048,
+        "block_dim_limit_x": 2147483647,
+        "block_dim_limit_y": 65535,
+        "block_dim_limit_z": 65535,
+        "registers_per_core_limit": 65536,
+        "registers_per_block_limit": 65536,
+    }
+    info = " ".join(f"{field}: {value}" for field, value in {**common, **fields}.items())
+    text = (
+        f"gpu_device_info {{ {info} cuda_compute_capability {{ {capability} }} }} "
+        f'platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} device_description_str: "{name}"'
+    )
+    return Device(name, "cuda", {"topology_name": "1x1x1", "topology": "1x1x1", "target_config": text})
+
+
+_HOPPER = {
+    "shared_memory_per_core": 233472,
+    "shared_memory_per_block_optin": 232448,
+    "core_count": 132,
+    "fpus_per_core": 128,
+    "l2_cache_size": 52428800,
+    "clock_rate_ghz": 1.98,
+}
+
+DEVICES = {
+    device.name: device
+    for device in (
+        _gpu("H100", "major: 9", **_HOPPER, memory_bandwidth=3352320000000, device_memory_size=84942979072),
+        _tpu("TPU v5e", "v5e:1x1", (1, 1, 1)),
+        _gpu(
+            "A100",
+            "major: 8",
+            shared_memory_per_core=167936,
+            shared_memory_per_block_optin=166912,
+            core_count=108,
+            fpus_per_core=64,
+            l2_cache_size=41943040,
+            clock_rate_ghz=1.41,
+            memory_bandwidth=2039040000000,
+            device_memory_size=85100068864,
+        ),
+        _gpu("H200", "major: 9", **_HOPPER, memory_bandwidth=4800000000000, device_memory_size=151397597184),
+        _gpu(
+            "B200",
+            "major: 10",
+            shared_memory_per_core=233472,
+            shared_memory_per_block_optin=232448,
+            core_count=148,
+            fpus_per_core=128,
+            l2_cache_size=132644864,
+            clock_rate_ghz=1.965,
+            memory_bandwidth=7672320000000,
+            device_memory_size=191514411008,
+        ),
+        _tpu("TPU v6e", "v6e:1x1", (1, 1, 1)),
+        _tpu("TPU v5p", "v5p:2x2x1", (2, 2, 1)),
+    )
+}
+"""Every device to compile for, by its name; the tables are of the first two unless others are named."""
+
+DEFAULT = ("H100", "TPU v5e")
+
+
+def missing_wheels(device: Device) -> list[str]:
+    """What is not installed of the device's compiler."""
+
+    def absent(wheel: str) -> bool:
+        try:
+            importlib.metadata.version(wheel)
+        except importlib.metadata.PackageNotFoundError:
+            return True
+        return False
+
+    return [wheel for wheel in device.wheels if absent(wheel)]
+
+
+_LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""Keep libtpu from asking for the host that it is not on, and from locking out other processes that compile.
+
+The type of accelerator is that of the host alone: programs are compiled for the topology that is described.
+"""
+
+
+@functools.cache
+def _sharding(name: str) -> SingleDeviceSharding:
+    device = DEVICES[name]
+    if device.platform == "tpu":  # libtpu reads the environment when the first topology is described
+        os.environ.update({**_LIBTPU, **os.environ})
+    described = topologies.get_topology_desc(platform=device.platform, **device.topology)
+    return SingleDeviceSharding(described.devices[0])
+
+
+def lower_for(device: Device, function: Function, *arguments: Any) -> Any:
+    """Lower a function of arrays of these shapes for the device, without having one."""
+    sharding = _sharding(device.name)
+    placed = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments)
+    return jax.jit(function).trace(*placed).lower(lowering_platforms=(device.platform,))
+
+
+def compile_for(device: Device, function: Function, *arguments: Any) -> Any:
+    """Compile a function of arrays of these shapes for the device."""
+    return lower_for(device, function, *arguments).compile()
+
+
+# --- The text of a compiled program -------------------------------------------------------------------------------
+
+
+class Buffer(NamedTuple):
+    """One array of a type: its entries, the bytes of each, and whether it lies in device memory."""
+
+    entries: int
+    width: float
+    stored: bool
+
+    def bytes(self, entries: float | None = None) -> float:
+        """What it costs to move these entries, or all."""
+        moved = self.entries if entries is None else min(entries, self.entries)
+        return moved * self.width * self.stored
+
+
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
+    type: str
+    opcode: str
+    operands: tuple[str, ...]
+    literal: str  # what stands between the parentheses
+    attributes: str
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """The arrays of the result."""
+        return list(map(_buffer, _ARRAY.finditer(self.type)))
+
+    @property
+    def entries(self) -> int:
+        """Entries of the result, all arrays together."""
+        return sum(buffer.entries for buffer in self.buffers)
+
+    def called(self, attribute: str) -> str:
+        """The computation that an attribute names, or nothing."""
+        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
+        return found[1] if found else ""
+
+
+class Computation(NamedTuple):
+    """The instructions by name, in order, and the last of them."""
+
+    instructions: dict[str, Instruction]
+    root: str
+
+    @property
+    def parameters(self) -> dict[int, str]:
+        """Names of the parameters by their number."""
+        return {int(i.literal): i.name for i in self.instructions.values() if i.opcode == "parameter"}
+
+    def users(self, name: str) -> Iterator[tuple[Instruction, int]]:
+        """Where an instruction is an operand, and the how manieth."""
+        for instruction in self.instructions.values():
+            for position, operand in enumerate(instruction.operands):
+                if operand == name:
+                    yield instruction, position
+
+
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+
+
+def _buffer(array: re.Match[str]) -> Buffer:
+    dtype, shape, layout = array.groups()
+    digits = re.search(r"\d+", dtype)
+    bits = int(digits[0]) if digits else 8 * (dtype == "pred")
+    space = re.search(r"S\((\d+)\)", layout or "")
+    entries = math.prod(int(size.strip("<=")) for size in shape.split(",") if size)
+    return Buffer(entries, bits / 8, stored=space is None or space[1] == "0")
+
+
+def _closing(text: str, opening: int) -> int:
+    """Where the parenthesis that opens there is closed."""
+    depth = 0
+    for position in range(opening, len(text)):
+        depth += (text[position] == "(") - (text[position] == ")")
+        if depth == 0:
+            return position
+    raise ValueError(f"a parenthesis is not closed: {text}")
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    opening = rest.index("(", end)
+    closing = _closing(rest, opening)
+    literal = rest[opening + 1 : closing]
+    operands = tuple(re.findall(r"%([\w.\-]+)", literal))
+    return Instruction(name, rest[:end], rest[end:opening].strip(), operands, literal, rest[closing + 1 :])
+
+
+def parse(text: str) -> tuple[dict[str, Computation], Computation]:
+    """The computations of a compiled program by name, and that at which it starts."""
+    computations: dict[str, Computation] = {}
+    instructions: dict[str, Instruction] = {}
+    entry = name = root = ""
+    for line in text.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            name, instructions = header[2], {}
+            entry = name if header[1] else entry
+        elif line.startswith("}"):
+            computations[name] = Computation(instructions, root)
+        elif found := re.match(r"\s+(ROOT )?%([\w.\-]+) = (.*)", line):
+            instructions[found[2]] = _instruction(found[2], found[3])
+            root = found[2] if found[1] else root
+    return computations, computations[entry]
+
+
+# --- Traffic ------------------------------------------------------------------------------------------------------
+
+
+class Kernel(NamedTuple):
+    """An operation that is run, how often, and the bytes that it moves each time."""
+
+    name: str
+    opcode: str
+    times: int
+    bytes: float
+
+
+class Traffic(NamedTuple):
+    """What a compiled program does to device memory.
+
+    Attributes:
+        bytes: moved through it in one call.
+        kernels: run in one call.
+        temporary: bytes that it holds beside arguments and results.
+        seconds: XLA's own estimate of the time; None on GPU, and where there is a loop, whose body it counts once.
+        heaviest: the kernels, those first that move most.
+    """
+
+    bytes: float
+    kernels: int
+    temporary: int
+    seconds: float | None
+    heaviest: tuple[Kernel, ...]
+
+
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+_FREE_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound")
+_VIEWS = {"bitcast", "reshape", "transpose", "convert", "copy"}
+_SLICES = {"slice", "dynamic-slice", "gather"}
+
+
+def measure(compiled: Any) -> Traffic:
+    """What a compiled program moves, runs and holds."""
+    text = compiled.as_text()
+    kernels = sorted(count(text), key=lambda kernel: -kernel.times * kernel.bytes)
+    estimate = compiled.cost_analysis() or {}
+    looped = any(kernel.times > 1 for kernel in kernels)
+    return Traffic(
+        bytes=sum(kernel.times * kernel.bytes for kernel in kernels),
+        kernels=sum(kernel.times for kernel in kernels),
+        temporary=compiled.memory_analysis().temp_size_in_bytes,
+        seconds=None if looped else estimate.get("optimal_seconds"),
+        heaviest=tuple(kernels),
+    )
+
+
+def count(text: str) -> list[Kernel]:
+    """The kernels of a program, from the text that `as_text` gives."""
+    computations, entry = parse(text)
+    return list(_kernels(computations, entry, 1))
+
+
+def _kernels(computations: dict[str, Computation], computation: Computation, times: int) -> Iterator[Kernel]:
+    for instruction in computation.instructions.values():
+        opcode = instruction.opcode
+        if opcode in _FREE or opcode.endswith("-done") or any(name in instruction.attributes for name in _FREE_CALLS):
+            continue
+        if opcode == "while":
+            trips = _trips(computations, computation, instruction)
+            yield from _kernels(computations, computations[instruction.called("body")], times * trips)
+        elif opcode == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
+            names = re.findall(r"%([\w.\-]+)", branches[1]) if branches else []
+            names = names or [instruction.called("true_computation"), instruction.called("false_computation")]
+            ways = [list(_kernels(computations, computations[name], times)) for name in names]
+            yield from max(ways, key=lambda way: sum(kernel.times * kernel.bytes for kernel in way))
+        elif opcode in ("call", "async-start"):
+            name = instruction.called("to_apply") or instruction.called("calls")
+            yield from _kernels(computations, computations[name], times)
+        else:
+            yield Kernel(instruction.name, opcode, times, _moved(computations, computation, instruction))
+
+
+def _moved(computations: dict[str, Computation], computation: Computation, kernel: Instruction) -> float:
+    """Bytes that one run of a kernel reads and writes."""
+    read: dict[str, float] = {}
+    whole: dict[str, float] = {}
+    for position, name in enumerate(kernel.operands):
+        source, buffers = _source(computation, name), computation.instructions[name].buffers
+        taken = _taken(computations, kernel, position, computation) if len(buffers) == 1 else None
+        read[source] = read.get(source, 0) + sum(buffer.bytes(taken) for buffer in buffers)
+        whole[source] = sum(buffer.bytes() for buffer in buffers)
+    return sum(min(read[source], whole[source]) for source in read) + _written(computations, computation, kernel)
+
+
+def _source(computation: Computation, name: str) -> str:
+    """One name for one buffer, whatever it is seen through."""
+    instruction = computation.instructions[name]
+    if instruction.opcode == "bitcast":
+        return _source(computation, instruction.operands[0])
+    if instruction.opcode == "get-tuple-element":
+        held = computation.instructions[instruction.operands[0]]
+        index = int(re.search(r"index=(\d+)", instruction.attributes)[1])
+        return _source(computation, held.operands[index]) if held.opcode == "tuple" else f"{held.name} {index}"
+    return name
+
+
+def _updates(instruction: Instruction, computation: Computation) -> int | None:
+    """Entries that are written over in place, or None where a new array is written."""
+    if instruction.opcode == "dynamic-update-slice":
+        update = instruction.operands[1]
+    elif instruction.opcode == "scatter":
+        update = instruction.operands[-1]
+    else:
+        return None
+    written_over = _behind(computation, computation.instructions[instruction.operands[0]])
+    fresh = written_over.opcode in ("broadcast", "constant", "iota")
+    return None if fresh else computation.instructions[update].entries
+
+
+def _behind(computation: Computation, instruction: Instruction) -> Instruction:
+    """What a bitcast is of."""
+    bitcast = instruction.opcode == "bitcast"
+    return _behind(computation, computation.instructions[instruction.operands[0]]) if bitcast else instruction
+
+
+def _outputs(computation: Computation) -> list[Instruction]:
+    """What a fused computation hands out, one instruction for each array."""
+    root = computation.instructions[computation.root]
+    names = root.operands if root.opcode == "tuple" else (computation.root,)
+    found = [_behind(computation, computation.instructions[name]) for name in names]
+    # A reduction of several arrays at once is one instruction with a buffer for each.
+    return [instruction for instruction in found for _ in instruction.buffers]
+
+
+def _written(computations: dict[str, Computation], computation: Computation, kernel: Instruction) -> float:
+    buffers = kernel.buffers
+    if kernel.opcode == "copy-start":  # (the copy, its source, a flag)
+        return buffers[0].bytes()
+    if kernel.opcode == "fusion":
+        fused = computations[kernel.called("calls")]
+        outputs = [_updates(output, fused) for output in _outputs(fused)]
+        return sum(buffer.bytes(entries) for buffer, entries in zip(buffers, outputs, strict=True))
+    entries = _updates(kernel, computation)
+    return sum(buffer.bytes(entries) for buffer in buffers)
+
+
+def _taken(
+    computations: dict[str, Computation], user: Instruction, position: int, computation: Computation
+) -> float | None:
+    """Entries that an instruction reads of an operand; None is all of them."""
+    if user.opcode == "fusion":
+        fused = computations[user.called("calls")]
+        return _read(computations, fused, fused.parameters[position])
+    if user.opcode in _SLICES and position == 0:
+        return user.entries
+    if user.opcode == "dynamic-update-slice" and position == 0:
+        return 0
+    if user.opcode == "scatter" and position < len(user.operands) // 2:
+        return _updates(user, computation)
+    return None
+
+
+def _read(computations: dict[str, Computation], fused: Computation, name: str) -> float | None:
+    """Entries that a fused computation reads of one of its values; None is all of them."""
+    outputs = _outputs(fused)
+    if name == fused.root or fused.instructions[name] in outputs:
+        return None
+    total = 0.0
+    for user, position in fused.users(name):
+        if user.opcode in _VIEWS:
+            taken = _read(computations, fused, user.name)
+        elif _updates(user, fused) is not None and user not in outputs:
+            taken = None  # the new array is read on, and is not written in place
+        else:
+            taken = _taken(computations, user, position, fused)
+        if taken is None:
+            return None
+        total += taken
+    return total
+
+
+def _trips(computations: dict[str, Computation], computation: Computation, loop: Instruction) -> int:
+    """How often a loop runs: as XLA notes it, else from a counter that goes from 0 to a constant in steps of 1."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
+        return int(known[1])
+    condition = computations[loop.called("condition")]
+    root = condition.instructions[condition.root]
+    if root.opcode == "compare" and "direction=LT" in root.attributes:
+        bound = condition.instructions[root.operands[1]]
+        if bound.opcode == "get-tuple-element":
+            index = int(re.search(r"index=(\d+)", bound.attributes)[1])
+            bound = computation.instructions[computation.instructions[loop.operands[0]].operands[index]]
+        if bound.opcode == "constant":
+            return int(bound.literal)
+    raise ValueError(f"the number of trips is not in the program: {root}")
+
+
+# --- Elementwise losses -------------------------------------------------------------------------------------------
+
+N = 10**8
+UNIT = 4 * N
+"""Bytes of one array of N float32 numbers, in which the first table counts."""
+
+ROWS, COLUMNS, POSITIVES = 100_000, 1_000, 10
+
+
+class Row(NamedTuple):
+    """A loss as a function of its arrays, beside the same by hand and from optax.
+
+    Attributes:
+        title: the loss and what is given to it.
+        quantity: what is computed of it.
+        floor: arrays of N float32 numbers that have to be moved.
+        arrays: what it is computed of.
+        ours, by_hand, optax: the function; None where optax has no such loss.
+    """
+
+    title: str
+    quantity: str
+    floor: float
+    arrays: tuple[jax.ShapeDtypeStruct, ...]
+    ours: Function
+    by_hand: Function
+    optax: Function | None = None
+
+
+def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _mean(losses: Function) -> Function:
+    return lambda *arrays: jnp.mean(losses(*arrays))
+
+
+def _step(title: str, floor: float, arrays: tuple[Any, ...], *losses: Function | None) -> Row:
+    """A row of value and gradient by the first array."""
+    functions = (None if loss is None else jax.value_and_grad(loss) for loss in losses)
+    return Row(title, "value_and_grad", floor, arrays, *functions)
+
+
+def _product(loss: Function) -> Function:
+    """The product of the Hessian and a vector."""
+    return lambda x, y, v: jax.jvp(lambda x: jax.grad(loss)(x, y), (x,), (v,))[1]
+
+
+def _bce(x: Any, y: Any) -> Any:
+    return jax.nn.softplus(x) - x * y
+
+
+def _pos_weighted(x: Any, y: Any) -> Any:
+    return 3 * y * jax.nn.softplus(-x) + (1 - y) * jax.nn.softplus(x)
+
+
+def _weighted_mean(x: Any, y: Any, weight: Any, losses: Function) -> Any:
+    return jnp.sum(losses(x, y) * weight / jnp.sum(weight))
+
+
+def _masked_mean(x: Any, y: Any, mask: Any) -> Any:
+    """The division stands inside the sum: outside, XLA counts the mask in a pass of its own and reads all once more."""
+    return jnp.sum(jnp.where(mask, _bce(x, y), 0) * (1 / jnp.sum(mask)))
+
+
+def _smoothed(x: Any, y: Any, losses: Function) -> Any:
+    return jnp.mean(losses(x, 0.9 * y + 0.05))
+
+
+def _probs(p: Any, y: Any) -> Any:
+    return -(y * jnp.log(p) + (1 - y) * jnp.log1p(-p))
+
+
+def _focal(x: Any, y: Any) -> Any:
+    p = jax.nn.sigmoid(x)
+    return (p + y - 2 * p * y) ** 2 * _bce(x, y)
+
+
+def _balanced_focal(x: Any, y: Any) -> Any:
+    return (0.25 * y + 0.75 * (1 - y)) * _focal(x, y)
+
+
+def _asymmetric(x: Any, y: Any) -> Any:
+    q = jnp.maximum(jax.nn.sigmoid(x) - 0.05, 0)
+    return y * jax.nn.sigmoid(-x) * jax.nn.softplus(-x) - (1 - y) * q**4 * jnp.log1p(-q)
+
+
+def _sparse(x: Any, positives: Any) -> Any:
+    """Right where no positive is named twice."""
+    return (jnp.sum(jax.nn.softplus(x)) - jnp.sum(jnp.take_along_axis(x, positives, -1))) / x.size
+
+
+def _discriminator(real: Any, fake: Any) -> Any:
+    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
+
+
+def _classes(x: Any, labels: Any, *_: Any) -> Any:
+    return jax.nn.logsumexp(x, -1) - jnp.take_along_axis(x, labels[:, None], -1)[:, 0]
+
+
+def _class_weighted(x: Any, labels: Any, weight: Any) -> Any:
+    each = weight[labels]
+    return jnp.sum(_classes(x, labels) * (each / jnp.sum(each)))
+
+
+def _class_smoothed(x: Any, labels: Any) -> Any:
+    others = jax.nn.logsumexp(x, -1) - jnp.mean(x, -1)
+    return jnp.mean(0.9 * _classes(x, labels) + 0.1 * others)
+
+
+def _class_masked(x: Any, labels: Any, mask: Any) -> Any:
+    return jnp.sum(jnp.where(mask, _classes(x, labels), 0) * (1 / jnp.sum(mask)))
+
+
+def _class_probs(x: Any, y: Any) -> Any:
+    return jnp.mean(-jnp.sum(y * jax.nn.log_softmax(x), -1))
+
+
+def rows() -> list[Row]:
+    """Every elementwise loss, with what it has to move."""
+    return [*_binary_rows(), *_other_rows(), *_class_rows()]
+
+
+def _binary_rows() -> Iterator[Row]:
+    bce, theirs, title = jaxbce.binary_cross_entropy_with_logits, optax.sigmoid_binary_cross_entropy, "BCE with logits"
+    x = y = v = _array(N)
+    mask, matrix = _array(N, dtype=bool), _array(ROWS, COLUMNS)
+
+    def optional(name: str) -> Function:
+        return lambda x, y, option: bce(x, y, **{name: option})
+
+    yield Row(title, "mean", 2.0, (x, y), bce, _mean(_bce), _mean(theirs))
+    yield _step(title, 3.0, (x, y), bce, _mean(_bce), _mean(theirs))
+    yield _step(f"{title}, pos_weight", 3.0, (x, y), functools.partial(bce, pos_weight=3.0), _mean(_pos_weighted))
+    yield _step(
+        f"{title}, weight",
+        4.0,
+        (x, y, v),
+        optional("weight"),
+        _mean(lambda x, y, w: w * _bce(x, y)),
+        _mean(lambda x, y, w: w * theirs(x, y)),
+    )
+    # The weights are summed before the first gradient can be written, and are read again with it.
+    yield _step(
+        f"{title}, weighted_mean",
+        5.0,
+        (x, y, v),
+        lambda x, y, w: bce(x, y, weight=w, reduction="weighted_mean"),
+        functools.partial(_weighted_mean, losses=_bce),
+        functools.partial(_weighted_mean, losses=theirs),
+    )
+    # So it is with the mask, which is counted: a quarter of an array, twice.
+    yield _step(
+        f"{title}, where",
+        3.5,
+        (x, y, mask),
+        optional("where"),
+        _masked_mean,
+        lambda x, y, m: jnp.mean(theirs(x, y), where=m),
+    )
+    yield _step(
+        f"{title}, label_smoothing",
+        3.0,
+        (x, y),
+        functools.partial(bce, label_smoothing=0.1),
+        functools.partial(_smoothed, losses=_bce),
+        functools.partial(_smoothed, losses=theirs),
+    )
+    half = _array(N, dtype=jnp.bfloat16)
+    yield _step(
+        f"{title}, bfloat16 logits",
+        2.0,
+        (half, y),
+        bce,
+        _mean(lambda x, y: _bce(x.astype(y.dtype), y)),
+        _mean(lambda x, y: theirs(x.astype(y.dtype), y)),
+    )
+    yield _step(
+        f"{title}, bool labels",
+        2.25,
+        (x, mask),
+        bce,
+        _mean(lambda x, y: _bce(x, y.astype(x.dtype))),
+        _mean(lambda x, y: theirs(x, y.astype(x.dtype))),
+    )
+    yield Row(title, "none", 3.0, (x, y), functools.partial(bce, reduction="none"), _bce, theirs)
+    # The curvature does not depend on the labels.
+    products = map(_product, (bce, _mean(_bce), _mean(theirs)))
+    yield Row(title, "Hessian-vector product", 3.0, (x, y, v), *products)
+    yield _step(
+        f"{title}, a mean per row",
+        3.0,
+        (matrix, matrix),
+        lambda x, y: jnp.sum(bce(x, y, axis=-1)),
+        lambda x, y: jnp.sum(jnp.mean(_bce(x, y), -1)),
+        lambda x, y: jnp.sum(jnp.mean(theirs(x, y), -1)),
+    )
+    yield _step(
+        f"{title}, under vmap",
+        3.0,
+        (matrix, matrix),
+        lambda x, y: jnp.sum(jax.vmap(bce)(x, y)),
+        lambda x, y: jnp.sum(jax.vmap(_mean(_bce))(x, y)),
+        lambda x, y: jnp.sum(jax.vmap(_mean(theirs))(x, y)),
+    )
+
+
+def _other_rows() -> Iterator[Row]:
+    x = y = _array(N)
+    matrix, positives = _array(ROWS, COLUMNS), _array(ROWS, POSITIVES, dtype=jnp.int32)
+    probs, focal, sparse = (
+        jaxbce.binary_cross_entropy,
+        jaxbce.sigmoid_focal_loss,
+        jaxbce.sparse_binary_cross_entropy_with_logits,
+    )
+    theirs = optax.losses.sigmoid_focal_loss
+    yield Row("BCE", "mean", 2.0, (x, y), probs, _mean(_probs))
+    yield _step("BCE", 3.0, (x, y), probs, _mean(_probs))
+    yield _step("focal", 3.0, (x, y), focal, _mean(_focal), _mean(theirs))
+    yield _step(
+        "focal, alpha",
+        3.0,
+        (x, y),
+        functools.partial(focal, alpha=0.25),
+        _mean(_balanced_focal),
+        _mean(functools.partial(theirs, alpha=0.25)),
+    )
+    yield _step("asymmetric", 3.0, (x, y), jaxbce.asymmetric_loss, _mean(_asymmetric))
+    # The indices and the logits that they name are a hundredth of an array each.
+    yield Row("sparse BCE with logits", "mean", 1.02, (matrix, positives), sparse, _sparse)
+    # The indices once more, and the gradients that they name, which are corrected in place: read and written.
+    yield _step("sparse BCE with logits", 2.05, (matrix, positives), sparse, _sparse)
+    # Two arrays of logits, whose labels are constants.
+    both = functools.partial(jax.value_and_grad, argnums=(0, 1))
+    discriminator, generator = jaxbce.gan_discriminator_loss, jaxbce.gan_generator_loss
+    yield Row("GAN, discriminator", "mean", 2.0, (x, y), discriminator, _discriminator)
+    yield Row("GAN, discriminator", "value_and_grad", 4.0, (x, y), both(discriminator), both(_discriminator))
+    yield Row("GAN, generator", "mean", 1.0, (x,), generator, _mean(lambda x: jax.nn.softplus(-x)))
+    yield _step("GAN, generator", 2.0, (x,), generator, _mean(lambda x: jax.nn.softplus(-x)))
+    saturating = functools.partial(generator, saturating=True)
+    yield _step("GAN, generator, saturating", 2.0, (x,), saturating, _mean(lambda x: -jax.nn.softplus(x)))
+
+
+def _class_rows() -> Iterator[Row]:
+    """A row of logits is read for its sum of exponentials, and once more for its gradient."""
+    loss, title = jaxbce.cross_entropy, "cross-entropy"
+    matrix, labels, weight = _array(ROWS, COLUMNS), _array(ROWS, dtype=jnp.int32), _array(COLUMNS)
+    mask = _array(ROWS, dtype=bool)
+    theirs = _mean(optax.softmax_cross_entropy_with_integer_labels)
+    yield Row(title, "mean", 1.0, (matrix, labels), loss, _mean(_classes), theirs)
+    yield _step(title, 3.0, (matrix, labels), loss, _mean(_classes), theirs)
+    yield _step(
+        f"{title}, class_weight",
+        3.0,
+        (matrix, labels, weight),
+        lambda x, labels, w: loss(x, labels, class_weight=w),
+        _class_weighted,
+    )
+    smoothed = functools.partial(loss, label_smoothing=0.1)
+    yield _step(f"{title}, label_smoothing", 3.0, (matrix, labels), smoothed, _class_smoothed)
+    yield _step(
+        f"{title}, where", 3.0, (matrix, labels, mask), lambda x, labels, m: loss(x, labels, where=m), _class_masked
+    )
+    theirs = _mean(optax.softmax_cross_entropy)
+    yield Row(f"{title}, class probabilities", "mean", 2.0, (matrix, matrix), loss, _class_probs, theirs)
+    yield _step(f"{title}, class probabilities", 5.0, (matrix, matrix), loss, _class_probs, theirs)
+
+
+# --- Losses in a loop ---------------------------------------------------------------------------------------------
+
+LABELS, PAIRS = 1_048_576, 16_384
+
+
+class Loop(NamedTuple):
+    """Value and gradients of a loss that makes its logits in a loop, beside the same on all logits at once."""
+
+    title: str
+    arrays: tuple[jax.ShapeDtypeStruct, ...]
+    ours: Function
+    dense: Function
+
+
+def loops(labels: int = LABELS, pairs: int = PAIRS) -> list[Loop]:
+    """The head and the pairs, in float32 and bfloat16."""
+    return [
+        _head(256, 128, labels, jnp.float32),
+        _head(1024, 768, labels, jnp.bfloat16),
+        _pairs(pairs, 768, jnp.float32),
+        _pairs(pairs, 768, jnp.bfloat16),
+    ]
+
+
+def _head(batch: int, width: int, labels: int, dtype: Any) -> Loop:
+    shapes = (batch, width), (width, labels), (labels,)
+    arrays = (*(_array(*shape, dtype=dtype) for shape in shapes), _array(batch, POSITIVES, dtype=jnp.int32))
+
+    def ours(features: Any, kernel: Any, bias: Any, positives: Any) -> Any:
+        return jaxbce.linear_binary_cross_entropy(features, kernel, bias=bias, positives=positives)
+
+    def dense(features: Any, kernel: Any, bias: Any, positives: Any) -> Any:
+        logits = jnp.matmul(features, kernel, preferred_element_type=jnp.float32) + bias.astype(jnp.float32)
+        positive = jnp.zeros(logits.shape, bool).at[jnp.arange(batch)[:, None], positives].set(True)
+        return jnp.mean(jax.nn.softplus(logits) - jnp.where(positive, logits, 0))
+
+    title = f"linear BCE, {batch:,} × {width} × {labels:,}, {jnp.dtype(dtype)}"
+    return Loop(title, arrays, *(jax.value_and_grad(loss, (0, 1, 2)) for loss in (ours, dense)))
+
+
+def _pairs(batch: int, width: int, dtype: Any) -> Loop:
+    features = _array(batch, width, dtype=dtype)
+
+    def ours(x: Any, y: Any, scale: Any, bias: Any) -> Any:
+        return jaxbce.sigmoid_contrastive_loss(x, y, logit_scale=scale, logit_bias=bias)
+
+    def dense(x: Any, y: Any, scale: Any, bias: Any) -> Any:
+        """As the paper's appendix has it."""
+        logits = scale * jnp.matmul(x, y.T, preferred_element_type=jnp.float32) + bias
+        signs = 2 * jnp.eye(batch, dtype=logits.dtype) - 1
+        return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / batch
+
+    title = f"sigmoid contrastive, {batch:,} × {width}, {jnp.dtype(dtype)}"
+    arrays = (features, features, _array(), _array())
+    return Loop(title, arrays, *(jax.value_and_grad(loss, (0, 1, 2, 3)) for loss in (ours, dense)))
+
+
+# --- What is shown ------------------------------------------------------------------------------------------------
+
+
+def _arrays_moved(device: Device, row: Row, function: Function | None) -> str:
+    return f"{measure(compile_for(device, function, *row.arrays)).bytes / UNIT:.2f}" if function else "—"
+
+
+def _row(device: Device, row: Row) -> list[str]:
+    ours = measure(compile_for(device, row.ours, *row.arrays))
+    return [
+        row.title,
+        row.quantity,
+        f"{row.floor:g}",
+        f"{ours.bytes / UNIT:.2f}",
+        _arrays_moved(device, row, row.optax),
+        _arrays_moved(device, row, row.by_hand),
+        f"{ours.kernels:,}",
+        f"{ours.temporary / 1e6:,.1f}",
+        "—" if ours.seconds is None else f"{ours.seconds * 1e6:,.0f}",
+    ]
+
+
+def _loop(device: Device, loop: Loop) -> list[str]:
+    cells = [loop.title]
+    for function in (loop.ours, loop.dense):
+        moved = measure(compile_for(device, function, *loop.arrays))
+        cells += [f"{moved.kernels:,}", f"{moved.bytes / 1e9:.1f}", f"{moved.temporary / 1e6:,.1f}"]
+    return cells
+
+
+def _show(header: list[str], lines: Iterator[list[str]]) -> None:
+    """Print a Markdown table, each row when it is known."""
+    for line in (header, ["---"] * len(header)):
+        print("|", " | ".join(line), "|")
+    for line in lines:
+        print("|", " | ".join(line), "|", flush=True)
+    print()
+
+
+def _tables(device: Device, titles: list[str] | None) -> None:
+    def chosen(title: str) -> bool:
+        return titles is None or any(title.startswith(start) for start in titles)
+
+    print(f"## {device.name}\n")
+    header = ["loss", "quantity", "floor", "moved", "optax", "by hand", "kernels", "temp MB", "XLA's estimate, µs"]
+    if elementwise := [row for row in rows() if chosen(row.title)]:
+        _show(header, (_row(device, row) for row in elementwise))
+    header = ["value and gradients", "kernels", "GB", "temp MB", "dense: kernels", "GB", "temp MB"]
+    if looped := [loop for loop in loops() if chosen(loop.title)]:
+        _show(header, (_loop(device, loop) for loop in looped))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="Memory traffic of every loss on accelerators; nothing is run.")
+    parser.add_argument("--device", nargs="+", default=DEFAULT, choices=DEVICES, help="to compile for")
+    parser.add_argument("--losses", nargs="+", help="only those whose titles start so")
+    options = parser.parse_args()
+    devices = [DEVICES[name] for name in options.device]
+    if missing := sorted({wheel for device in devices for wheel in missing_wheels(device)}):
+        sys.exit(f'{", ".join(missing)}: not installed, and needed to compile: pip install -e ".[devices]"')
+    jax.config.update("jax_platforms", "cpu")
+    for device in devices:
+        _tables(device, options.losses)
+
+
+if __name__ == "__main__":
+    main()
