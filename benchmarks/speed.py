@@ -23,11 +23,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from tqdm import tqdm
 
 import jaxbce
 
@@ -160,7 +157,8 @@ def _masked_mean(elementwise: Loss) -> Loss:
     return loss
 
 
-def _cases() -> Iterator[Case]:
+def cases() -> Iterator[Case]:
+    """Every loss, and how its peers write it."""
     bce, theirs = jaxbce.binary_cross_entropy_with_logits, optax.sigmoid_binary_cross_entropy
     logits, probs = "binary_cross_entropy_with_logits", "binary_cross_entropy"
     keras = _keras("binary_crossentropy", from_logits=True)
@@ -229,7 +227,8 @@ def _cases() -> Iterator[Case]:
 QUANTITIES = ("mean", "value_and_grad", "none", "HVP")
 
 
-def _jax_function(loss: Loss, quantity: str) -> Callable[..., Any]:
+def jax_function(loss: Loss, quantity: str) -> Callable[..., Any]:
+    """A loss of arrays, or what is asked for of it."""
     if quantity in ("mean", "none"):
         return functools.partial(loss, quantity)
     mean = functools.partial(loss, "mean")
@@ -241,21 +240,24 @@ def _jax_function(loss: Loss, quantity: str) -> Callable[..., Any]:
 def _jax_run(loss: Loss, quantity: str, arrays: list[np.ndarray]) -> tuple[Run, float]:
     """The compiled call, and the memory that it needs beside arguments and results, in units of the largest array."""
     placed = [jnp.asarray(array) for array in arrays]
-    compiled = jax.jit(_jax_function(loss, quantity)).lower(*placed).compile()
+    compiled = jax.jit(jax_function(loss, quantity)).lower(*placed).compile()
     stored, largest = compiled.memory_analysis().temp_size_in_bytes, max(array.nbytes for array in placed)
     return lambda: jax.block_until_ready(compiled(*placed)), stored / largest
 
 
-def _torch_run(loss: Loss, quantity: str, arrays: list[np.ndarray], wrap: Callable[[Loss], Loss]) -> Run:
+def _tensor(array: np.ndarray) -> Any:
     import torch
 
-    def tensor(array: np.ndarray) -> Any:
-        half = array.dtype == jnp.bfloat16
-        made = torch.from_numpy(array.astype(np.float32) if half else array)
-        made = made.long() if made.dtype == torch.int32 else made
-        return made.bfloat16() if half else made
+    half = array.dtype == jnp.bfloat16
+    made = torch.from_numpy(array.astype(np.float32) if half else array)
+    return made.bfloat16() if half else made
 
-    x, *more = map(tensor, arrays)
+
+def torch_run(loss: Loss, quantity: str, tensors: list[Any], wrap: Callable[[Loss], Loss]) -> Run:
+    """The call in PyTorch; class indices become int64 beforehand, as it wants them."""
+    import torch
+
+    x, *more = (tensor.long() if tensor.dtype == torch.int32 else tensor for tensor in tensors)
     function = wrap(functools.partial(loss, "none" if quantity == "none" else "mean"))
     if quantity == "value_and_grad":
         x.requires_grad_(True)
@@ -295,9 +297,10 @@ def _runs(case: Case, quantity: str, n: int, missing: set[str]) -> tuple[dict[st
         elif quantity != "HVP":
             import torch
 
-            runs["torch"] = _torch_run(loss, quantity, arrays, lambda f: f)
+            tensors = list(map(_tensor, arrays))
+            runs["torch"] = torch_run(loss, quantity, tensors, lambda f: f)
             if "torch.compile" not in missing:
-                runs["torch.compile"] = _torch_run(loss, quantity, arrays, torch.compile)
+                runs["torch.compile"] = torch_run(loss, quantity, tensors, torch.compile)
     return runs, memory
 
 
@@ -363,7 +366,7 @@ def _compile_runs(case: Case) -> dict[str, Run]:
 
     def run(loss: Loss) -> None:
         jax.clear_caches()
-        jax.jit(_jax_function(loss, "value_and_grad")).lower(*arrays).compile()
+        jax.jit(jax_function(loss, "value_and_grad")).lower(*arrays).compile()
 
     jax_libraries = {name: loss for name, loss in case.losses.items() if name not in ("torch", "Keras")}
     return {name: functools.partial(run, loss) for name, loss in jax_libraries.items()}
@@ -397,6 +400,11 @@ def _row(title: str, what: str, n: int, times: dict[str, np.ndarray], memory: di
 
 def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
     """Time of one entry, by row and contender."""
+    import matplotlib  # here, so that a machine without it can use the rest of this module
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(11, 0.55 * len(bars) + 1.5), layout="constrained")
     names = [name for name in ("jaxbce", *PEERS) if any(name in row for row in bars.values())]
     height = 0.8 / len(names)
@@ -446,7 +454,9 @@ def missing_peers() -> set[str]:
 
 def main() -> None:
     """Print the table and draw the chart."""
-    every = list(_cases())
+    from tqdm import tqdm
+
+    every = list(cases())
     plain = every[0]
     parser = argparse.ArgumentParser(description="Time and memory of jaxbce beside its peers.")
     parser.add_argument("--size", type=float, default=1e7, help="entries of every loss")
@@ -457,9 +467,9 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="where to save the chart")
     options = parser.parse_args()
     missing = missing_peers() | set(options.without)
-    cases = [case for case in every if options.losses is None or case.title in options.losses]
-    todo = [(case, quantity, int(options.size)) for case in cases for quantity in QUANTITIES]
-    if plain in cases:
+    chosen = [case for case in every if options.losses is None or case.title in options.losses]
+    todo = [(case, quantity, int(options.size)) for case in chosen for quantity in QUANTITIES]
+    if plain in chosen:
         todo += [(plain, quantity, int(n)) for n in options.sizes for quantity in QUANTITIES]
     table, bars = [], {}
     for case, quantity, n in tqdm(todo, disable=None):
@@ -468,9 +478,9 @@ def main() -> None:
         table.append(_row(case.title, quantity, n, times, memory))
         if quantity == "value_and_grad":
             bars[f"{case.title}, {n:.0e}"] = {name: np.median(t) / n * 1e9 for name, t in times.items()}
-    for n in (1_000, 1_000_000) if plain in cases else ():
+    for n in (1_000, 1_000_000) if plain in chosen else ():
         table.append(_row(plain.title, "eager mean", n, take_turns(_eager_runs(n), options.seconds, PAUSE), {}))
-    for case in cases:
+    for case in chosen:
         table.append(_row(case.title, "trace + compile", 1_000, take_turns(_compile_runs(case), options.seconds), {}))
     header = ["loss", "quantity", "N", "ms", *(f"× {name}" for name in ("floor", *PEERS)), "temp: ours, optax"]
     show(header, table)
@@ -479,5 +489,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    matplotlib.use("Agg")
     main()

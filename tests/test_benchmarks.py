@@ -1,5 +1,7 @@
 """The benchmarks run, at a size at which they measure nothing."""
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +48,38 @@ def test_all_pairs():
     assert 0 < float(memory) < 1
     assert [row[:2] for row in ring] == [["2", "32"], ["4", "64"]]
     assert ring[0][2] == ring[1][2]
+
+
+ON_GPU = [
+    ("linear BCE, 256 × 128 × 512, float32", "value and gradients"),
+    ("linear BCE, 1,024 × 768 × 512, bfloat16", "value and gradients"),
+    ("sigmoid contrastive, 32 × 768, float32", "value and gradients"),
+    ("sigmoid contrastive, 32 × 768, bfloat16", "value and gradients"),
+    *itertools.product(
+        (
+            "binary_cross_entropy_with_logits",
+            "binary_cross_entropy_with_logits, bfloat16",
+            "sigmoid_focal_loss",
+            "cross_entropy, 1000 classes",
+        ),
+        ("mean", "value_and_grad", "none"),
+    ),
+]
+SMALL = "--sizes 1e3 --labels 512 --pairs 32 --each 0"
+
+
+def test_on_gpu(tmp_path):
+    file = tmp_path / "table.md"
+    columns, _, *table = rows("on_gpu.py", f"{SMALL} --without torch.compile --out {file}")
+    cells = {name: [row[i] for row in table] for i, name in enumerate(columns)}
+    assert [*zip(cells["loss"], cells["quantity"], strict=True)] == ON_GPU
+    assert all(float(cell) > 0 for cell in cells["ms"])
+    measured = [*cells["× by hand"], *cells["× optax"][4:], *cells["of copy"][4:]]
+    assert all(re.match(r"\d+(%|\.\d\d \()", cell) for cell in measured)
+    assert all(" | ".join(row) in file.read_text() for row in table)
+
+
+def test_on_gpu_out_of_time():
+    _, _, *table = rows("on_gpu.py", f"{SMALL} --seconds 0")
+    assert [(row[0], row[1]) for row in table] == ON_GPU
+    assert {row[3] for row in table} == {"skipped: no time left"}
