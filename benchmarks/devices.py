@@ -871,6 +871,7 @@ def main() -> None:
     devices = [DEVICES[name] for name in options.device]
     if missing := sorted({wheel for device in devices for wheel in missing_wheels(device)}):
         sys.exit(f'{", ".join(missing)}: not installed, and needed to compile: pip install -e ".[devices]"')
+    # Nothing runs on an accelerator, and the rest of its runtime need not be installed.
     jax.config.update("jax_platforms", "cpu")
     for device in devices:
         _tables(device, options.losses)
