@@ -109,7 +109,7 @@ def sigmoid_focal_loss(
 @elementwise(safe_prediction=0.0, cpu=_cpu.focal, far=_FAR)
 def _focal(x: Array, y: Array, *, gamma: Exponent, alpha: Array | None) -> Array:
     p, q = sigmoids(x)
-    loss = multiply_no_nan(power(y * q + (1.0 - y) * p, gamma), bce_with_logits(x, y))
+    loss = multiply_no_nan(power(y * q + (1.0 - y) * p, gamma, y * p + (1.0 - y) * q), bce_with_logits(x, y))
     return loss if alpha is None else multiply_no_nan(alpha * y + (1.0 - alpha) * (1.0 - y), loss)
 
 
@@ -196,10 +196,11 @@ def asymmetric_loss(
 def _asymmetric(x: Array, y: Array, *, gamma_pos: Exponent, gamma_neg: Exponent, margin: Array) -> Array:
     p, q = sigmoids(x)
     u = jnp.where(p > margin, p - margin, 0.0)
-    positive = multiply_no_nan(power(q, gamma_pos), softplus(-x))
-    negative = multiply_no_nan(power(u, gamma_neg), _shifted_softplus(x, margin))
+    positive = multiply_no_nan(power(q, gamma_pos, p), softplus(-x))
+    negative = multiply_no_nan(power(u, gamma_neg, q + margin), _shifted_softplus(x, margin))
     # Each half has parameters of its own. Where one is NaN, so are the derivatives with respect to the others'.
     doubt = sum(0.0 * value for value in (gamma_pos, gamma_neg, margin) if not isinstance(value, Whole))
+    doubt = jax.lax.stop_gradient(doubt)  # An infinite loss times its slope would be NaN.
     return (multiply_no_nan(y, positive) + multiply_no_nan(1.0 - y, negative)) * (1.0 + doubt)
 
 

@@ -120,21 +120,31 @@ def as_exponent(value: ArrayLike) -> ArrayLike | Whole:
     return Whole(int(value)) if is_python_number(value) and value in range(17) else value
 
 
-def power(base: Array, exponent: Exponent) -> Array:
-    """base^exponent for a base in [0, 1], where 0^0 is 1."""
-    return jax.lax.integer_pow(base, exponent.number) if isinstance(exponent, Whole) else _power(base, exponent)
+def power(base: Array, exponent: Exponent, missing: Array | None = None) -> Array:
+    """base^exponent for a base in [0, 1], where 0^0 is 1; `missing` is 1 - base to all digits, for the logarithm."""
+    if isinstance(exponent, Whole):
+        return jax.lax.integer_pow(base, exponent.number)
+    return _power(base, exponent, 1.0 - base if missing is None else missing)
 
 
 @jax.custom_jvp
-def _power(base: Array, exponent: Array) -> Array:
+def _power(base: Array, exponent: Array, missing: Array) -> Array:
+    del missing
     return jnp.power(base, exponent)
+
+
+def _log(base: Array, missing: Array) -> Array:
+    """The logarithm of a base, and 0 of 0; next to 1 it rests on what is missing there."""
+    near, far = jnp.log1p(-jnp.minimum(missing, 0.5)), jnp.log(jnp.where(base == 0.0, 1.0, base))
+    return jnp.where(base > 0.5, near, far)
 
 
 # In terms of base'/base: autodiff's base^(exponent - 1) overflows where the base underflows.
 define_partials(
     _power,
-    lambda t, value, base, exponent: exponent * value * divide_no_nan(t, base),
-    lambda t, value, base, _: value * jnp.log(jnp.where(base == 0.0, 1.0, base)) * t,
+    lambda t, value, base, exponent, missing: exponent * value * divide_no_nan(t, base),
+    lambda t, value, base, exponent, missing: value * _log(base, missing) * t,
+    lambda t, value, base, exponent, missing: jnp.zeros_like(value),
 )
 
 

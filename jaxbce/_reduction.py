@@ -141,12 +141,14 @@ def reduce(
         return sum_of(weighted, axis) / number
     total = _weight_of(weighted, weight, where, axis)
     nothing = total == 0
+    # The reciprocal of a large total would be flushed to 0.
+    small = jnp.where(total > 2.0**100, 2.0**-64, jnp.ones_like(total))
     inside, outside = _where_to_divide(
-        nan_where(total == jnp.inf, jnp.where(nothing, 0, 1 / jnp.where(nothing, 1, total)))
+        nan_where(total == jnp.inf, jnp.where(nothing, 0, 1 / jnp.where(nothing, 1, total * small)))
     )
     inside = jnp.expand_dims(inside, range(weighted.ndim) if axis is None else axis)
     # Label smoothing may leave an infinite loss where all weight is 0, which is that of the labels before it.
-    return weigh(outside, sum_of(weigh(jnp.broadcast_to(inside, weighted.shape), weighted), axis))
+    return small * weigh(outside, sum_of(weigh(jnp.broadcast_to(inside, weighted.shape), weighted), axis))
 
 
 def _where_to_divide(scale: Array) -> tuple[Array, Array]:

@@ -274,3 +274,27 @@ def test_third_and_fourth_derivatives_at_sure_predictions(loss):
 
     for found, expected in zip(derivatives(x.astype(np.float32), y), derivatives(x, y), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-30)
+
+
+def test_the_slope_by_gamma_of_hard_mistakes():
+    """The logarithm of u rests on 1 - u, which is small there: 2e-9 at x = 20, where u is 1 in float32."""
+    for x in (5.0, 10.0, 15.0, 20.0):
+        expected = float(mpmath.log(oracle.mp_sigmoid(mpmath.mpf(x))) * oracle.mp_softplus(mpmath.mpf(x)))
+        focal = jax.grad(lambda gamma, x=x: sigmoid_focal_loss(jnp.float32(x), 0.0, gamma=gamma))
+        negative = jax.grad(lambda gamma, x=x: asymmetric_loss(jnp.float32(x), 0.0, gamma_neg=gamma, margin=0.0))
+        for slope in (focal, negative):
+            np.testing.assert_allclose(slope(jnp.float32(0)), expected, rtol=1e-5)
+
+
+def test_an_infinite_loss_keeps_the_slopes_by_the_parameters_of_the_other_half():
+    x, y, weight = jnp.float32([-INF, 1]), jnp.float32([1, 0]), jnp.float32([0, 1])
+
+    def loss(gamma_neg, margin):
+        return asymmetric_loss(x, y, gamma_neg=gamma_neg, margin=margin, weight=weight, reduction="sum")
+
+    def alone(gamma_neg, margin):
+        return asymmetric_loss(x[1:], y[1:], gamma_neg=gamma_neg, margin=margin, reduction="sum")
+
+    at = jnp.float32(1), jnp.float32(0.05)
+    for actual, expected in zip(jax.grad(loss, (0, 1))(*at), jax.grad(alone, (0, 1))(*at), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)

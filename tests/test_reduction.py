@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxbce import Average, binary_cross_entropy_with_logits
+from jaxbce import Average, binary_cross_entropy_with_logits, cross_entropy
 
 WHERE = jnp.asarray([True, False, True])
 
@@ -164,3 +164,13 @@ def test_sums_of_many_axes(rng):
         for run in (lambda f: f, jax.jit):
             loss = run(lambda x, axis=axis: binary_cross_entropy_with_logits(x, y, weight=v, axis=axis))(x)
             np.testing.assert_allclose(loss, losses.mean(axis), rtol=2e-5)
+
+
+def test_a_sum_of_weights_whose_reciprocal_is_flushed_to_zero():
+    x, y = jnp.float32([1, 2]), jnp.float32([1, 0])
+    expected = jnp.mean(binary_cross_entropy_with_logits(x, y, reduction="none"))
+    weighted = binary_cross_entropy_with_logits(x, y, weight=jnp.float32([1e38, 1e38]), reduction="weighted_mean")
+    np.testing.assert_allclose(weighted, expected, rtol=1e-6)
+    weight = jnp.full(3, 6e37, jnp.float32)
+    classes = cross_entropy(jnp.ones((2, 3), jnp.float32), jnp.array([1, 2]), class_weight=weight)
+    np.testing.assert_allclose(classes, np.log(3), rtol=1e-6)
