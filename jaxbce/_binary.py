@@ -100,7 +100,7 @@ def bce_with_logits(x: Array, y: Array, pos_weight: Array | None = None) -> Arra
 
 
 def _coefficients(y: Array, pos_weight: Array | None) -> tuple[Array, Array]:
-    """What multiplies the two halves of a binary loss."""
+    """Return the factors a and b of the two halves of a binary loss."""
     return (y if pos_weight is None else pos_weight * y), 1.0 - y
 
 
@@ -188,7 +188,7 @@ def bce(p: Array, y: Array, pos_weight: Array | None = None) -> Array:
 
 
 _STEEPEST = 1e12
-"""What 1/0 reads in a slope: PyTorch's figure for a certain and wrong probability."""
+"""Stands for 1/0 in a slope: PyTorch's figure for a certain and wrong probability."""
 
 
 @jax.custom_jvp
