@@ -72,21 +72,21 @@ Refusals
 Options such as `reduction` are Python values: close over them (`functools.partial`) before `jit` or `vmap`.
 """
 
-from jaxbce._adversarial import gan_discriminator_loss as gan_discriminator_loss
-from jaxbce._adversarial import gan_generator_loss as gan_generator_loss
-from jaxbce._balance import class_weight_from_counts as class_weight_from_counts
-from jaxbce._balance import pos_weight_from_labels as pos_weight_from_labels
-from jaxbce._binary import binary_cross_entropy as binary_cross_entropy
-from jaxbce._binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
-from jaxbce._categorical import cross_entropy as cross_entropy
-from jaxbce._contrastive import sigmoid_contrastive_loss as sigmoid_contrastive_loss
+from jaxbce._average import Average as Average
+from jaxbce._class_weights import class_weight_from_counts as class_weight_from_counts
+from jaxbce._class_weights import pos_weight_from_labels as pos_weight_from_labels
 from jaxbce._criteria import BCELoss as BCELoss
 from jaxbce._criteria import BCEWithLogitsLoss as BCEWithLogitsLoss
 from jaxbce._criteria import CrossEntropyLoss as CrossEntropyLoss
-from jaxbce._focal import asymmetric_loss as asymmetric_loss
-from jaxbce._focal import sigmoid_focal_loss as sigmoid_focal_loss
-from jaxbce._linear import linear_binary_cross_entropy as linear_binary_cross_entropy
-from jaxbce._reduction import Average as Average
-from jaxbce._sparse import sparse_binary_cross_entropy_with_logits as sparse_binary_cross_entropy_with_logits
+from jaxbce._losses.adversarial import gan_discriminator_loss as gan_discriminator_loss
+from jaxbce._losses.adversarial import gan_generator_loss as gan_generator_loss
+from jaxbce._losses.binary import binary_cross_entropy as binary_cross_entropy
+from jaxbce._losses.binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from jaxbce._losses.categorical import cross_entropy as cross_entropy
+from jaxbce._losses.contrastive import sigmoid_contrastive_loss as sigmoid_contrastive_loss
+from jaxbce._losses.focal import asymmetric_loss as asymmetric_loss
+from jaxbce._losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
+from jaxbce._losses.linear import linear_binary_cross_entropy as linear_binary_cross_entropy
+from jaxbce._losses.sparse import sparse_binary_cross_entropy_with_logits as sparse_binary_cross_entropy_with_logits
 
 __version__ = "0.2.0.dev0"

@@ -9,10 +9,10 @@ import dataclasses
 import jax
 from jax import Array
 
-from jaxbce._binary import binary_cross_entropy, binary_cross_entropy_with_logits
-from jaxbce._categorical import cross_entropy
-from jaxbce._options import check_reduction
-from jaxbce._typing import ArrayLike, Reduction
+from jaxbce._core.arrays import ArrayLike, Reduction
+from jaxbce._losses.binary import binary_cross_entropy, binary_cross_entropy_with_logits
+from jaxbce._losses.categorical import cross_entropy
+from jaxbce._validate.arguments import validate_reduction
 
 _STATIC = {"static": True}
 """Marks a field that is part of the structure of the pytree and not a leaf."""
@@ -20,20 +20,20 @@ _STATIC = {"static": True}
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Options:
-    """What every loss can be told beside its arrays. The fields of a criterion have the names of the arguments."""
+    """The options of every loss, as fields that have the names of its arguments."""
 
     label_smoothing: float = dataclasses.field(default=0.0, metadata=_STATIC)
     axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
     reduction: Reduction = dataclasses.field(default="mean", metadata=_STATIC)
 
     def __post_init__(self) -> None:
-        """Refuse here, and not at the first call, an unknown reduction, and an axis beside 'none'."""
-        check_reduction(type(self).__name__, self.reduction, self.axis)
+        """Refuse an unknown reduction, and an axis beside 'none', before the first call."""
+        validate_reduction(type(self).__name__, self.reduction, self.axis, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _BinaryOptions(_Options):
-    """What a binary loss can be told."""
+    """The options of a binary loss."""
 
     pos_weight: ArrayLike | None = None
     weight: ArrayLike | None = None

@@ -12,7 +12,9 @@ import pytest
 import jaxbce
 
 NAMES = {"jax": jax, "jnp": jnp, "np": np} | {k: v for k, v in vars(jaxbce).items() if not k.startswith("_")}
-MODULES = [importlib.import_module(f"jaxbce.{module.name}") for module in pkgutil.iter_modules(jaxbce.__path__)]
+MODULES = [
+    importlib.import_module(module.name) for module in pkgutil.walk_packages(jaxbce.__path__, prefix="jaxbce.")
+]
 EXAMPLES = [
     example
     for module in MODULES

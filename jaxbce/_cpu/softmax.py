@@ -15,16 +15,15 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxbce._cpu._entries import shared_out
-from jaxbce._cpu._numerics import multiply_no_nan
-from jaxbce._numerics import nan_where
+from jaxbce._core.numerics import nan_where
+from jaxbce._cpu.elementwise import multiply_no_nan, splits_evenly
 
 _FEW: Final = 24
 """Classes that are faster one by one than together: ten in a third of the time, sixty-four in the same."""
 
 
 class TwoPasses:
-    """A `Softmax`.
+    """What `jaxbce._losses.categorical.OnePass` is to other platforms.
 
     The loops over the classes that a loss and its slope run side by side have a scale each, a power of two: where two
     of them share a subexpression, even the mere broadcast of max(x), XLA stores it in the size of the logits, and is
@@ -34,7 +33,7 @@ class TwoPasses:
     def __init__(self, x: Array, labels: Any, axis: int) -> None:
         """Find the maximum and S; what else is asked for is computed then."""
         self.x, self.labels, self.axis = x, labels, axis
-        self._greatest, self._reach, self.rest = _rows(x, labels.spike, axis)
+        self._max, self._overflow, self.rest = _softmax_stats(x, labels.one_hot, axis)
 
     @property
     def dense_sum(self) -> Array:
@@ -44,21 +43,21 @@ class TwoPasses:
     def dense_cost(self) -> Array:
         return _total(self._cost(self.labels.dense, self.x, 0.125), self.axis)
 
-    def distance(self, values: Array) -> Array:
-        return _below(values, self._greatest, 1.0) * self._reach
+    def shifted(self, values: Array) -> Array:
+        return _shift(values, self._max, 1.0) * self._overflow
 
-    def distances(self) -> Array:
-        # Of exponentials, which are 0 at a finite distance, too.
-        return _below(self.x, self._greatest, 0.25)
+    def all_shifted(self) -> Array:
+        # Let no distance overflow: its exponential is 0 at a finite one, too.
+        return _shift(self.x, self._max, 0.25)
 
     def cost(self, coefficients: Array, values: Array) -> Array:
         return self._cost(coefficients, values, 1.0)
 
     def _cost(self, coefficients: Array, values: Array, scale: float) -> Array:
-        return multiply_no_nan(coefficients, _below(values, self._greatest, scale) * -self._reach)
+        return multiply_no_nan(coefficients, _shift(values, self._max, scale) * -self._overflow)
 
-    def keep(self, values: Array) -> Array:
-        """Values by class, and 0 for the entries that the mask leaves out.
+    def zero_where_masked(self, values: Array) -> Array:
+        """Keep the values of all classes where the mask is True, and 0 elsewhere.
 
         An entry keeps its classes from `first` on, which is 0 if it is included, and beyond the last class if not. To
         compare the index of each class takes half the time of a broadcast mask over ten classes.
@@ -76,7 +75,7 @@ def _total(values: Array, axis: int) -> Array:
 def _parts(x: Array, axis: int) -> list[tuple[Array, Array | float]]:
     """The logits as they are computed, class by class or all at once, each part with the numbers of its classes."""
     classes, entries = x.shape[axis], x.size // jax.core.max_dim(x.shape[axis], 1)
-    if isinstance(classes, int) and isinstance(entries, int) and classes <= _FEW and shared_out(entries):
+    if isinstance(classes, int) and isinstance(entries, int) and classes <= _FEW and splits_evenly(entries):
         return [(jax.lax.index_in_dim(x, c, axis), float(c)) for c in range(classes)]
     return [(x, _numbers(x, axis, x.dtype))]
 
@@ -92,42 +91,42 @@ def _sum(terms: Iterable[Array], axis: int) -> Array:
     return functools.reduce(operator.add, (_total(term, axis) for term in terms))
 
 
-def _below(x: Array, greatest: Array, scale: float) -> Array:
+def _shift(x: Array, maximum: Array, scale: float) -> Array:
     """The distance x - max(x) ≤ 0, exact for a scale that is a power of two."""
-    greatest = scale * greatest
-    return (jnp.minimum(greatest, scale * x) - greatest) / scale
+    maximum = scale * maximum
+    return (jnp.minimum(maximum, scale * x) - maximum) / scale
 
 
-def _rows(x: Array, spike: Any, axis: int) -> tuple[Array, Array, Array]:
-    """The maximum, or the largest finite number of its sign; what multiplies distances to it; and S.
+def _softmax_stats(x: Array, one_hot: Any, axis: int) -> tuple[Array, Array, Array]:
+    """The maximum, or the largest finite number of its sign; the factor of distances to it; and S.
 
-    A distance to an infinite maximum is to overflow to inf. With the label, where there is a spike, S takes one
-    exponential of each class.
+    The factor makes distances to an infinite maximum overflow to inf. With a class index S takes one exponential of
+    each class.
     """
     parts, largest = _parts(x, axis), float(np.finfo(x.dtype).max)
     maximum = functools.reduce(jnp.maximum, (jnp.max(part, axis, keepdims=True) for part, _ in parts))
-    greatest = jnp.clip(maximum, -largest, largest)
+    finite_max = jnp.clip(maximum, -largest, largest)
     known = isinstance(x.shape[axis], int)  # and no symbol, while a function is exported
-    if spike is not None and known and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
-        at = spike.at.astype(x.dtype)
+    if one_hot is not None and known and x.shape[axis] <= 1 / np.finfo(x.dtype).eps:
+        at = one_hot.label.astype(x.dtype)
         # The distance of a class to the label is 0 or at least 1, and no exponential is more than 1.
         rest = _sum(
-            (jnp.minimum(jnp.minimum(jnp.abs(at - number), 1.0), jnp.exp(part - greatest)) for part, number in parts),
+            (jnp.minimum(jnp.minimum(jnp.abs(at - number), 1.0), jnp.exp(part - finite_max)) for part, number in parts),
             axis,
         )
         # Where the label is the maximum, the rest is all of S; where it is not, the rest is at least 1.
-        target = jnp.take_along_axis(x, spike.at, axis, mode="promise_in_bounds")
-        label = jnp.exp(_below(target, greatest, 1.0))
-        others = jnp.where(label == 1.0, rest, rest + label - 1.0)
+        target = jnp.take_along_axis(x, one_hot.label, axis, mode="promise_in_bounds")
+        label = jnp.exp(_shift(target, finite_max, 1.0))
+        sum_exp_rest = jnp.where(label == 1.0, rest, rest + label - 1.0)
     else:
         # S + 1 with the k maxima in it, and S without any. Below 2 there is one maximum; above, S + 1 has all digits.
-        every = _sum((jnp.exp(_below(part, greatest, 1.0)) for part, _ in parts), axis)
-        distances = (_below(part, greatest, 0.5) for part, _ in parts)
-        others = jnp.where(every < 2.0, _sum((-jnp.sign(d) * jnp.exp(d) for d in distances), axis), every - 1.0)
-    undefined = (maximum == -jnp.inf) | ((maximum == jnp.inf) & (others != 0.0))
+        every = _sum((jnp.exp(_shift(part, finite_max, 1.0)) for part, _ in parts), axis)
+        distances = (_shift(part, finite_max, 0.5) for part, _ in parts)
+        sum_exp_rest = jnp.where(every < 2.0, _sum((-jnp.sign(d) * jnp.exp(d) for d in distances), axis), every - 1.0)
+    undefined = (maximum == -jnp.inf) | ((maximum == jnp.inf) & (sum_exp_rest != 0.0))
     # The least distance below the largest number, times its root, overflows; what a compiler makes of the root and the
     # other factors of a distance does not.
-    reach = jnp.where(maximum == jnp.inf, math.sqrt(largest), jnp.ones_like(maximum))
+    overflow = jnp.where(maximum == jnp.inf, math.sqrt(largest), jnp.ones_like(maximum))
     # S is 0 or NaN where it is not divided by 1. XLA computes a division once for all that need it, and otherwise
     # would store the exponentials that S is made of, and add them up for each.
-    return greatest, reach, nan_where(undefined, others) / reach
+    return finite_max, overflow, nan_where(undefined, sum_exp_rest) / overflow

@@ -22,15 +22,15 @@ try:
 except ImportError:
     error_checks = {}
 
-_checked_p = Primitive("jaxbce_checked")
+_check_p = Primitive("jaxbce_check")
 
 
-def checked(value: Array, outside: Array, low: Array, high: Array, message: str) -> Array:
-    """`value`; under `checkify` with `user_checks` an error where the scalar `outside` is true.
+def check_later(value: Array, outside: Array, low: Array, high: Array, message: str) -> Array:
+    """Return `value`; under `checkify` with `user_checks`, fail where the scalar `outside` is true.
 
     `message` is a format string over `low` and `high`.
     """
-    result: Array = _checked_p.bind(value, outside, low, high, message=message)
+    result: Array = _check_p.bind(value, outside, low, high, message=message)
     return result
 
 
@@ -44,21 +44,21 @@ def _lower(_: Any, value: Any, *__: Any, message: str) -> Sequence[Any]:
     return [value]
 
 
-def _differentiate(primals: Sequence[Any], tangents: Sequence[Any], *, message: str) -> tuple[Any, Any]:
-    return _checked_p.bind(*primals, message=message), tangents[0]
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, message: str) -> tuple[Any, Any]:
+    return _check_p.bind(*primals, message=message), tangents[0]
 
 
 def _batch(arguments: Sequence[Any], axes: Sequence[int | None], *, message: str) -> tuple[Any, int | None]:
-    """One check serves the whole batch."""
+    """Check the whole batch at once."""
     value, *facts = arguments
     reducers = (jnp.any, jnp.min, jnp.max)
     facts = [f if axis is None else r(f, axis) for r, f, axis in zip(reducers, facts, axes[1:], strict=True)]
-    return _checked_p.bind(value, *facts, message=message), axes[0]
+    return _check_p.bind(value, *facts, message=message), axes[0]
 
 
 def _checkify(*arguments: Any, message: str) -> tuple[Any, Any]:
-    # What precedes the operands (the error so far, the enabled errors, in newer versions of JAX a context) goes on as
-    # it came to the rule of an inner `jit`, which finds the public `check` inside.
+    # Pass what precedes the operands (the error so far, the enabled errors, in newer versions of JAX a context) on to
+    # the rule of an inner `jit`, which finds the public `check` inside.
     *context, value, outside, low, high = arguments
 
     @jax.jit
@@ -71,9 +71,9 @@ def _checkify(*arguments: Any, message: str) -> tuple[Any, Any]:
     return error, value
 
 
-_checked_p.def_impl(_identity)
-_checked_p.def_abstract_eval(_identity)
-mlir.register_lowering(_checked_p, _lower)
-ad.primitive_jvps[_checked_p] = _differentiate
-batching.primitive_batchers[_checked_p] = _batch
-error_checks[_checked_p] = _checkify
+_check_p.def_impl(_identity)
+_check_p.def_abstract_eval(_identity)
+mlir.register_lowering(_check_p, _lower)
+ad.primitive_jvps[_check_p] = _jvp
+batching.primitive_batchers[_check_p] = _batch
+error_checks[_check_p] = _checkify

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce import _cpu
-from jaxbce._elementwise import elementwise
-from jaxbce._inputs import admit
-from jaxbce._numerics import define_partials, magnitude, multiply_no_nan, nan_unless
-from jaxbce._typing import ArrayLike, Axis, Reduction
+from jaxbce._core.arrays import ArrayLike, Axis, Reduction
+from jaxbce._core.elementwise import elementwise
+from jaxbce._core.numerics import define_partials, half_weights, magnitude, multiply_no_nan, nan_unless
+from jaxbce._cpu import elementwise as cpu
+from jaxbce._validate.arguments import validate_elementwise
 
 
 def binary_cross_entropy_with_logits(
@@ -37,9 +37,7 @@ def binary_cross_entropy_with_logits(
 
     Domain:
         Any logit. 0·inf is 0: a certain and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a
-        certain and wrong one costs inf with gradient 1 in size. NaN in gives NaN out. Labels outside [0, 1]
-        and negative or infinite weights are refused; under a transform, where no value can be read, they give NaN (see
-        Raises).
+        certain and wrong one costs inf with gradient 1 in size. NaN in gives NaN out.
 
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
@@ -52,14 +50,7 @@ def binary_cross_entropy_with_logits(
         reduction: "mean" (Σ loss / number of included entries), "weighted_mean" (Σ loss / Σ weight), "sum" or "none".
 
     Returns:
-        The loss in float32, or float64 for float64 logits: of the shape of `logits` for "none", else without the
-        reduced axes.
-
-    Raises:
-        TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; labels outside [0, 1];
-            negative or infinite weights. Under `jit` and other transforms the checks of values need
-            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        In at least float32: the losses, of the shape of `logits`, for "none"; else without the reduced axes.
 
     Example:
         >>> logits = jnp.array([2.0, -1.0, 0.5])
@@ -74,19 +65,11 @@ def binary_cross_entropy_with_logits(
         events data", Political Analysis, 2001 (`pos_weight`). Szegedy et al., "Rethinking the Inception
         architecture for computer vision", CVPR 2016 (`label_smoothing`).
     """
-    given, axes = admit(
-        "binary_cross_entropy_with_logits",
-        "logits",
-        logits,
-        labels,
-        {"pos_weight": pos_weight},
-        weight=weight,
-        label_smoothing=label_smoothing,
-        where=where,
-        axis=axis,
-        reduction=reduction,
+    common = weight, label_smoothing, where, axis, reduction
+    given, axes = validate_elementwise(
+        "binary_cross_entropy_with_logits", "logits", logits, labels, common, pos_weight=pos_weight
     )
-    return from_logits(given, axes, reduction)
+    return bce_with_logits_core(given, axes, reduction)
 
 
 def bce_with_logits(x: Array, y: Array, pos_weight: Array | None = None) -> Array:
@@ -94,17 +77,12 @@ def bce_with_logits(x: Array, y: Array, pos_weight: Array | None = None) -> Arra
 
     No term is negative, so nothing cancels, and both branches are analytic: autodiff is exact to any order.
     """
-    a, b = _coefficients(y, pos_weight)
+    a, b = half_weights(y, pos_weight)
     both = 1.0 if pos_weight is None else a + b
     return multiply_no_nan(jnp.where(x > 0.0, b, a), magnitude(x)) + both * jnp.log1p(jnp.exp(-magnitude(x)))
 
 
-def _coefficients(y: Array, pos_weight: Array | None) -> tuple[Array, Array]:
-    """Return the factors a and b of the two halves of a binary loss."""
-    return (y if pos_weight is None else pos_weight * y), 1.0 - y
-
-
-from_logits = elementwise(safe_prediction=0.0, cpu=_cpu.bce_with_logits)(bce_with_logits)
+bce_with_logits_core = elementwise(safe_prediction=0.0, cpu=cpu.bce_with_logits)(bce_with_logits)
 
 
 def binary_cross_entropy(
@@ -131,8 +109,7 @@ def binary_cross_entropy(
 
     Domain:
         Probabilities in [0, 1]. At exactly 0 and 1 the gradient is its limit, with 1e12 in the place of an infinite
-        slope; at p = y = 0 it is 1 and at p = y = 1 it is -1. Probabilities and labels outside [0, 1] and negative
-        or infinite weights are refused; under a transform, where no value can be read, they give NaN (see Raises).
+        slope; at p = y = 0 it is 1 and at p = y = 1 it is -1.
 
     Args:
         probs: floating, any shape, in [0, 1]: the probability of label 1.
@@ -145,14 +122,7 @@ def binary_cross_entropy(
         reduction: "mean" (Σ loss / number of included entries), "weighted_mean" (Σ loss / Σ weight), "sum" or "none".
 
     Returns:
-        The loss in float32, or float64 for float64 probs: of the shape of `probs` for "none", else without the
-        reduced axes.
-
-    Raises:
-        TypeError: probs that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; probs or labels outside
-            [0, 1]; negative or infinite weights. Under `jit` and other transforms the checks of values need
-            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        In at least float32: the losses, of the shape of `probs`, for "none"; else without the reduced axes.
 
     Example:
         >>> probs = jnp.array([0.9, 0.2, 0.6])
@@ -165,25 +135,15 @@ def binary_cross_entropy(
     References:
         Good, "Rational decisions", JRSS B, 1952 (the logarithmic score).
     """
-    given, axes = admit(
-        "binary_cross_entropy",
-        "probs",
-        probs,
-        labels,
-        {"pos_weight": pos_weight},
-        weight=weight,
-        label_smoothing=label_smoothing,
-        where=where,
-        axis=axis,
-        reduction=reduction,
-    )
-    return _from_probs(given, axes, reduction)
+    common = weight, label_smoothing, where, axis, reduction
+    given, axes = validate_elementwise("binary_cross_entropy", "probs", probs, labels, common, pos_weight=pos_weight)
+    return _bce_core(given, axes, reduction)
 
 
 @jax.custom_jvp
-def bce(p: Array, y: Array, pos_weight: Array | None = None) -> Array:
+def _bce(p: Array, y: Array, pos_weight: Array | None = None) -> Array:
     """-[a·max(log p, -100) + b·max(log(1 - p), -100)] with a = w·y and b = 1 - y."""
-    a, b = _coefficients(y, pos_weight)
+    a, b = half_weights(y, pos_weight)
     return -(a * _clamped_log(p) + b * _clamped_log_complement(p))
 
 
@@ -192,40 +152,40 @@ _STEEPEST = 1e12
 
 
 @jax.custom_jvp
-def _prob_slope(p: Array, y: Array, pos_weight: Array | None) -> Array:
+def _bce_slope(p: Array, y: Array, pos_weight: Array | None) -> Array:
     """∂ℓ/∂p over the common denominator, as PyTorch has it to the last bit; partial fractions at 1 and next to 0."""
-    a, b = _coefficients(y, pos_weight)
+    a, b = half_weights(y, pos_weight)
     numerator = p - y if pos_weight is None else b * p - a * (1.0 - p)
     denominator = (1.0 - p) * p
-    # Next to 0 a numerator may be flushed to zero.
+    # Avoid a numerator that is flushed to zero.
     info = np.finfo(p.dtype)
     tiny = denominator < float(info.tiny / info.eps)
     slope = numerator / jnp.where(tiny, 1.0, denominator)
-    return jnp.where(tiny, _prob_partial_fractions(p, y, pos_weight), slope)
+    return jnp.where(tiny, _bce_slope_in_fractions(p, y, pos_weight), slope)
 
 
-@_prob_slope.defjvp
-def _differentiate_prob_slope(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    return _prob_slope(*primals), jax.jvp(_prob_partial_fractions, primals, tangents)[1]
+@_bce_slope.defjvp
+def _bce_slope_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    return _bce_slope(*primals), jax.jvp(_bce_slope_in_fractions, primals, tangents)[1]
 
 
-def _prob_partial_fractions(p: Array, y: Array, pos_weight: Array | None) -> Array:
+def _bce_slope_in_fractions(p: Array, y: Array, pos_weight: Array | None) -> Array:
     """b/(1 - p) - a/p: the slope in the form that has its limits at 0 and 1, and that is differentiated further."""
-    a, b = _coefficients(y, pos_weight)
-    return _quotient(b, 1.0 - p) - _quotient(a, p)
+    a, b = half_weights(y, pos_weight)
+    return _divide_steep(b, 1.0 - p) - _divide_steep(a, p)
 
 
 @jax.custom_jvp
-def _quotient(a: Array, x: Array) -> Array:
+def _divide_steep(a: Array, x: Array) -> Array:
     """a/x, with a·1e12 for a/0."""
     return jnp.where(x == 0.0, _STEEPEST * a, a / jnp.where(x == 0.0, 1.0, x))
 
 
-# Autodiff's a/x² overflows long before a/x does.
+# Avoid autodiff's a/x², which overflows long before a/x does.
 define_partials(
-    _quotient,
-    lambda t, _, a, x: _quotient(jnp.ones_like(a), x) * t,
-    lambda t, value, a, x: -_quotient(jnp.ones_like(a), x) * (value * t),
+    _divide_steep,
+    lambda t, _, a, x: _divide_steep(jnp.ones_like(a), x) * t,
+    lambda t, value, a, x: -_divide_steep(jnp.ones_like(a), x) * (value * t),
 )
 
 
@@ -234,7 +194,7 @@ def _clamped_log(p: Array) -> Array:
     return jnp.maximum(jnp.log(p), -100.0)
 
 
-define_partials(_clamped_log, lambda t, _, p: _quotient(t, p))
+define_partials(_clamped_log, lambda t, _, p: _divide_steep(t, p))
 
 
 @jax.custom_jvp
@@ -242,19 +202,19 @@ def _clamped_log_complement(p: Array) -> Array:
     """max(log(1 - p), -100)."""
     if p.dtype != jnp.float64:
         return jnp.maximum(jnp.log1p(-p), -100.0)
-    # log1p of a negative argument is off by up to 129 ulp in float64 (jax#39707), and by 2 ulp of a positive one.
+    # Take log1p of a positive argument: that of a negative one is off by up to 129 ulp in float64 (jax#39707).
     odds = p / jnp.maximum(1.0 - p, float(np.finfo(p.dtype).tiny))
     return nan_unless(p <= 1.0, jnp.maximum(-jnp.log1p(odds), -100.0))
 
 
-define_partials(_clamped_log_complement, lambda t, _, p: -_quotient(t, 1.0 - p))
+define_partials(_clamped_log_complement, lambda t, _, p: -_divide_steep(t, 1.0 - p))
 
-# The slope by p is that of the logarithms before the clamp; those by y and w are of the clamped ones.
+# Differentiate the logarithms before the clamp by p, and use the clamped ones in the slopes by y and w.
 define_partials(
-    bce,
-    lambda t, _, p, y, w: _prob_slope(nan_unless((p >= 0.0) & (p <= 1.0), p), y, w) * t,
+    _bce,
+    lambda t, _, p, y, w: _bce_slope(nan_unless((p >= 0.0) & (p <= 1.0), p), y, w) * t,
     lambda t, _, p, y, w: (_clamped_log_complement(p) - (1.0 if w is None else w) * _clamped_log(p)) * t,
     lambda t, _, p, y, w: -y * _clamped_log(p) * t,
 )
 
-_from_probs = elementwise(safe_prediction=0.5, cpu=_cpu.bce)(bce)
+_bce_core = elementwise(safe_prediction=0.5, cpu=cpu.bce)(_bce)

@@ -1,19 +1,14 @@
 """Binary cross-entropy of logits whose labels are given by the indices of those that are on."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce._alignment import Admitted, spread
-from jaxbce._binary import from_logits
-from jaxbce._indices import PADDING, is_stray
-from jaxbce._inputs import Target, admit_mask, admit_predictions, admit_smoothing, admit_weight
-from jaxbce._numerics import included, nan_where
-from jaxbce._options import admit_reduction
-from jaxbce._positives import admit_positives, multi_hot
-from jaxbce._typing import ArrayLike, Axis, Reduction
+from jaxbce._core.arrays import Arguments, ArrayLike, Axis, Reduction, broadcast_like
+from jaxbce._core.indices import PADDING, is_out_of_bounds, multi_hot
+from jaxbce._core.numerics import nan_where, zero_where_masked
+from jaxbce._core.program import jit
+from jaxbce._losses.binary import bce_with_logits_core
+from jaxbce._validate.arguments import validate, validate_positives, validate_reduction
 
 
 def sparse_binary_cross_entropy_with_logits(
@@ -41,7 +36,7 @@ def sparse_binary_cross_entropy_with_logits(
     Domain:
         Any logit, exact in both tails. An index that occurs twice counts once. An index of L or more is refused; under
         a transform, where no value can be read, the loss of its example is NaN, never that of another label, and so is
-        whatever that loss is reduced into, and the whole gradient of it (see Raises).
+        whatever that loss is reduced into, and the whole gradient of it.
 
     Args:
         logits: floating, [..., L]: unnormalised log-odds of each label.
@@ -55,15 +50,7 @@ def sparse_binary_cross_entropy_with_logits(
         reduction: "mean" (Σ loss / number of included entries), "weighted_mean" (Σ loss / Σ weight), "sum" or "none".
 
     Returns:
-        The loss in float32, or float64 for float64 logits: of the shape of `logits` for "none", else without the
-        reduced axes.
-
-    Raises:
-        TypeError: logits that are not floating, positives that are not integers, weights that are not real, a mask that
-            is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; indices of L or more; L > 2
-            indices that are all 0 or 1, which look like dense labels; negative or infinite weights. Under `jit` and
-            other transforms the checks of values need `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        In at least float32: the losses, of the shape of `logits`, for "none"; else without the reduced axes.
 
     Example:
         >>> logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
@@ -78,37 +65,34 @@ def sparse_binary_cross_entropy_with_logits(
         stable tree-classifier for extreme multi-label learning", KDD 2014 (many labels, few of them on).
     """
     function = "sparse_binary_cross_entropy_with_logits"
-    array = admit_predictions(function, "logits", logits)
+    values = {"logits": logits, "where": where, "pos_weight": pos_weight, "weight": weight}
+    checked = validate(function, "logits", {**values, "label_smoothing": label_smoothing})
+    array, mask = checked["logits"], checked["where"]
     if array.ndim == 0:
         raise ValueError(f"{function}: logits must have an axis of labels, the last, got shape {array.shape}.")
-    target = Target(function, "logits", array)
-    mask = admit_mask(target, where)
-    examples = None if mask is None else _by_example(mask)
-    indices = admit_positives(function, positives, array.shape[:-1], array.shape[-1], examples)
-    parameters = {"pos_weight": admit_weight(target, "pos_weight", pos_weight, mask)}
-    weights = admit_weight(target, "weight", weight, mask)
-    given = Admitted(array, indices, parameters, weights, admit_smoothing(target, label_smoothing), mask)
-    axes = admit_reduction(function, reduction, axis, array.ndim)
-    loss: Array = _from_positives(given, axis=axes, reduction=reduction)
-    return loss
+    examples = None if mask is None else _any_label(mask)
+    indices = validate_positives(function, positives, array.shape[:-1], array.shape[-1], examples)
+    axes = validate_reduction(function, reduction, axis, array.ndim)
+    own = {"pos_weight": checked["pos_weight"]}
+    given = Arguments(array, indices, own, checked["weight"], checked["label_smoothing"], mask)
+    return _sparse_core(given, axis=axes, reduction=reduction)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "reduction"))
-def _from_positives(given: Admitted, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
-    """The loss of admitted arguments, whose labels are indices."""
+@jit("axis", "reduction")
+def _sparse_core(given: Arguments, *, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
+    """Compute the loss of validated arguments, whose labels are indices."""
     logits, positives, where = given.predictions, given.labels, given.where
-    dense = given._replace(labels=multi_hot(positives, logits.shape[-1]))
-    loss = from_logits(dense, axis, reduction)
-    # An index of no label makes NaN of whatever its example takes part in, in value and gradient.
-    stray = jnp.any(is_stray(positives, logits.shape[-1], PADDING), -1, keepdims=True)
+    loss = bce_with_logits_core(given._replace(labels=multi_hot(positives, logits.shape[-1])), axis, reduction)
+    # Make NaN of all that an example with an index out of bounds takes part in, in value and gradient.
+    outside = jnp.any(is_out_of_bounds(positives, logits.shape[-1], PADDING), -1, keepdims=True)
     if where is not None:
-        stray &= spread(_by_example(where), stray)
+        outside &= broadcast_like(_any_label(where), outside)
     if reduction != "none":
-        stray = jnp.any(stray, axis)
-    factor = nan_where(stray, jnp.ones_like(stray, loss.dtype))
-    return included(loss * factor, spread(where, logits) if where is not None and reduction == "none" else None)
+        outside = jnp.any(outside, axis)
+    loss *= nan_where(outside, jnp.ones_like(outside, loss.dtype))
+    return loss if where is None or reduction != "none" else zero_where_masked(loss, broadcast_like(where, logits))
 
 
-def _by_example(mask: Array) -> Array:
+def _any_label(mask: Array) -> Array:
     """Whether a mask includes any label of an example."""
     return mask if mask.ndim == 0 else jnp.any(mask, -1, keepdims=True)

@@ -1,19 +1,15 @@
 """Losses of generative adversarial networks: binary cross-entropies of what a discriminator says."""
 
+import numpy as np
 from jax import Array
 
-from jaxbce._binary import from_logits
-from jaxbce._inputs import admit, admit_floating
-from jaxbce._options import admit_flag
-from jaxbce._typing import ArrayLike, Reduction
+from jaxbce._core.arrays import ArrayLike, Reduction
+from jaxbce._losses.binary import bce_with_logits_core
+from jaxbce._validate.arguments import validate_elementwise
 
 
 def gan_discriminator_loss(
-    real_logits: ArrayLike,
-    fake_logits: ArrayLike,
-    *,
-    label_smoothing: ArrayLike = 0.0,
-    reduction: Reduction = "mean",
+    real_logits: ArrayLike, fake_logits: ArrayLike, *, label_smoothing: ArrayLike = 0.0, reduction: Reduction = "mean"
 ) -> Array:
     r"""What a discriminator minimises: to call the real real and the fake fake.
 
@@ -26,8 +22,7 @@ def gan_discriminator_loss(
     s = 0.2).
 
     Domain:
-        Any logit, exact in both tails as `binary_cross_entropy_with_logits` is. NaN in gives NaN out. A smoothing
-        outside [0, 1] is refused; under a transform, where no value can be read, it gives NaN.
+        Any logit, exact in both tails as `binary_cross_entropy_with_logits` is. NaN in gives NaN out.
 
     Args:
         real_logits: floating, any shape: what the discriminator says of real data.
@@ -37,10 +32,6 @@ def gan_discriminator_loss(
 
     Returns:
         The sum of the two halves, in at least float32: a scalar, or for "none" of the shape of the logits.
-
-    Raises:
-        TypeError: logits that are not floating.
-        ValueError: an unknown reduction; a smoothing outside [0, 1]; for "none", shapes that differ.
 
     Example:
         >>> real, fake = jnp.array([2.0, 0.5, 1.0]), jnp.array([1.2, -0.5])
@@ -62,12 +53,7 @@ def gan_discriminator_loss(
     return real + fake
 
 
-def gan_generator_loss(
-    fake_logits: ArrayLike,
-    *,
-    saturating: bool = False,
-    reduction: Reduction = "mean",
-) -> Array:
+def gan_generator_loss(fake_logits: ArrayLike, *, saturating: bool = False, reduction: Reduction = "mean") -> Array:
     r"""What a generator minimises: to have its data called real.
 
     With D = σ(fake_logits)::
@@ -88,10 +74,6 @@ def gan_generator_loss(
     Returns:
         The loss in at least float32: a scalar, or for "none" of the shape of the logits. The saturating form is ≤ 0.
 
-    Raises:
-        TypeError: logits that are not floating, a `saturating` that is not bool.
-        ValueError: an unknown reduction.
-
     Example:
         >>> fake = jnp.array([1.2, -0.5])
         >>> print(f"{gan_generator_loss(fake):.4f}, {gan_generator_loss(fake, saturating=True):.4f}")
@@ -101,25 +83,16 @@ def gan_generator_loss(
         Goodfellow et al., "Generative adversarial nets", NeurIPS 2014.
     """
     function = "gan_generator_loss"
-    if admit_flag(function, "saturating", saturating):
-        return -_against(function, "fake_logits", fake_logits, 0, 0.0, reduction)
-    return _against(function, "fake_logits", fake_logits, 1, 0.0, reduction)
+    if not isinstance(saturating, bool | np.bool_):
+        raise TypeError(f"{function}: saturating must be True or False, got {saturating!r}.")
+    loss = _against(function, "fake_logits", fake_logits, 0 if saturating else 1, 0.0, reduction)
+    return -loss if saturating else loss
 
 
 def _against(
     function: str, name: str, logits: ArrayLike, label: int, label_smoothing: ArrayLike, reduction: Reduction
 ) -> Array:
-    """The binary cross-entropy of logits whose labels are all the same."""
-    given, axes = admit(
-        function,
-        name,
-        admit_floating(function, name, logits),  # `admit` would ask whether the labels came first.
-        label,
-        {"pos_weight": None},
-        weight=None,
-        label_smoothing=label_smoothing,
-        where=None,
-        axis=None,
-        reduction=reduction,
-    )
-    return from_logits(given, axes, reduction)
+    """Binary cross-entropy of logits whose labels are all the same."""
+    common = None, label_smoothing, None, None, reduction
+    given, axes = validate_elementwise(function, name, logits, label, common, pos_weight=None)
+    return bce_with_logits_core(given, axes, reduction)

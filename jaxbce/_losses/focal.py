@@ -4,23 +4,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbce import _cpu
-from jaxbce._binary import bce_with_logits
-from jaxbce._elementwise import elementwise
-from jaxbce._inputs import admit
-from jaxbce._numerics import (
+from jaxbce._core.arrays import ArrayLike, Axis, Reduction
+from jaxbce._core.elementwise import elementwise
+from jaxbce._core.numerics import (
     Exponent,
-    Whole,
-    as_exponent,
     define_partials,
     divide_no_nan,
     multiply_no_nan,
+    nan_if_any,
     power,
     sigmoid,
     sigmoids,
     softplus,
 )
-from jaxbce._typing import ArrayLike, Axis, Reduction
+from jaxbce._cpu import elementwise as cpu
+from jaxbce._losses.binary import bce_with_logits
+from jaxbce._validate.arguments import validate_elementwise
 
 _FAR = 1e4
 """A logit at which the probability of being wrong has long been 0 or 1 in every dtype."""
@@ -53,9 +52,7 @@ def sigmoid_focal_loss(
 
     Domain:
         Any logit. A certain and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a certain and wrong
-        one costs inf with gradient 1 in size (of v·α). NaN in gives NaN out. Labels and alpha outside [0, 1], negative
-        or infinite gamma and weights are refused; under a transform, where no value can be read, they give NaN
-        (see Raises).
+        one costs inf with gradient 1 in size (of v·α). NaN in gives NaN out.
 
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
@@ -70,14 +67,7 @@ def sigmoid_focal_loss(
         reduction: "mean" (Σ loss / number of included entries), "weighted_mean" (Σ loss / Σ weight), "sum" or "none".
 
     Returns:
-        The loss in float32, or float64 for float64 logits: of the shape of `logits` for "none", else without the
-        reduced axes.
-
-    Raises:
-        TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; values outside their
-            domain. Under `jit` and other transforms the checks of values need
-            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        In at least float32: the losses, of the shape of `logits`, for "none"; else without the reduced axes.
 
     Example:
         >>> logits = jnp.array([2.0, -1.0, 0.5])
@@ -90,23 +80,13 @@ def sigmoid_focal_loss(
     References:
         Lin et al., "Focal loss for dense object detection", ICCV 2017.
     """
-    given, axes = admit(
-        "sigmoid_focal_loss",
-        "logits",
-        logits,
-        labels,
-        {"gamma": as_exponent(gamma), "alpha": alpha},
-        weight=weight,
-        label_smoothing=label_smoothing,
-        where=where,
-        axis=axis,
-        reduction=reduction,
-    )
+    common = weight, label_smoothing, where, axis, reduction
+    given, axes = validate_elementwise("sigmoid_focal_loss", "logits", logits, labels, common, gamma=gamma, alpha=alpha)
     return _focal(given, axes, reduction)
 
 
-# The derivative is left to autodiff: u^γ·(γ·u'/u·ℓ + p - y), in which `power` divides by u last.
-@elementwise(safe_prediction=0.0, cpu=_cpu.focal, far=_FAR)
+# Leave the derivative to autodiff: u^γ·(γ·u'/u·ℓ + p - y), in which `power` divides by u last.
+@elementwise(safe_prediction=0.0, cpu=cpu.focal, far=_FAR)
 def _focal(x: Array, y: Array, *, gamma: Exponent, alpha: Array | None) -> Array:
     p, q = sigmoids(x)
     loss = multiply_no_nan(power(y * q + (1.0 - y) * p, gamma, y * p + (1.0 - y) * q), bce_with_logits(x, y))
@@ -141,8 +121,7 @@ def asymmetric_loss(
         Any logit. A certain and right prediction costs exactly 0 with gradient 0. A certain and wrong one costs inf for
         y = 1 (gradient 1 in size) and, with a margin, (1 - margin)^gamma_neg·log(1 / margin) for y = 0 (gradient 0).
         At p = margin a loss with gamma_neg < 1 has a kink: there it is 0, and so are its derivatives. NaN in gives NaN
-        out. Labels and margins outside [0, 1], negative or infinite gammas and weights are refused; under a transform,
-        where no value can be read, they give NaN (see Raises).
+        out.
 
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
@@ -159,14 +138,7 @@ def asymmetric_loss(
         reduction: "mean" (Σ loss / number of included entries), "weighted_mean" (Σ loss / Σ weight), "sum" or "none".
 
     Returns:
-        The loss in float32, or float64 for float64 logits: of the shape of `logits` for "none", else without the
-        reduced axes.
-
-    Raises:
-        TypeError: logits that are not floating, labels or weights that are not real, a mask that is not bool.
-        ValueError: shapes that do not fit; an unknown reduction; an axis that is not there; values outside their
-            domain. Under `jit` and other transforms the checks of values need
-            `checkify.checkify(jit(f), errors=checkify.user_checks)`.
+        In at least float32: the losses, of the shape of `logits`, for "none"; else without the reduced axes.
 
     Example:
         >>> logits = jnp.array([2.0, -1.0, 0.5, -4.0])
@@ -177,31 +149,21 @@ def asymmetric_loss(
     References:
         Ridnik et al., "Asymmetric loss for multi-label classification", ICCV 2021.
     """
-    given, axes = admit(
-        "asymmetric_loss",
-        "logits",
-        logits,
-        labels,
-        {"gamma_pos": as_exponent(gamma_pos), "gamma_neg": as_exponent(gamma_neg), "margin": margin},
-        weight=weight,
-        label_smoothing=label_smoothing,
-        where=where,
-        axis=axis,
-        reduction=reduction,
-    )
+    common = weight, label_smoothing, where, axis, reduction
+    parameters = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "margin": margin}
+    given, axes = validate_elementwise("asymmetric_loss", "logits", logits, labels, common, **parameters)
     return _asymmetric(given, axes, reduction)
 
 
-@elementwise(safe_prediction=0.0, cpu=_cpu.asymmetric, far=_FAR)
+@elementwise(safe_prediction=0.0, cpu=cpu.asymmetric, far=_FAR)
 def _asymmetric(x: Array, y: Array, *, gamma_pos: Exponent, gamma_neg: Exponent, margin: Array) -> Array:
     p, q = sigmoids(x)
     u = jnp.where(p > margin, p - margin, 0.0)
     positive = multiply_no_nan(power(q, gamma_pos, p), softplus(-x))
     negative = multiply_no_nan(power(u, gamma_neg, q + margin), _shifted_softplus(x, margin))
-    # Each half has parameters of its own. Where one is NaN, so are the derivatives with respect to the others'.
-    doubt = sum(0.0 * value for value in (gamma_pos, gamma_neg, margin) if not isinstance(value, Whole))
-    doubt = jax.lax.stop_gradient(doubt)  # An infinite loss times its slope would be NaN.
-    return (multiply_no_nan(y, positive) + multiply_no_nan(1.0 - y, negative)) * (1.0 + doubt)
+    # Make all derivatives NaN where a parameter of one half is. Stop its gradient: an infinite loss times that is NaN.
+    sound = 1.0 + jax.lax.stop_gradient(nan_if_any(gamma_pos, gamma_neg, margin))
+    return (multiply_no_nan(y, positive) + multiply_no_nan(1.0 - y, negative)) * sound
 
 
 @jax.custom_jvp

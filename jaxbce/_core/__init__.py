@@ -1,0 +1,1 @@
+"""Traced mathematics that the losses share; it knows no error of a user."""

@@ -1,0 +1,135 @@
+"""Elementwise losses: from the formula of an entry to the compiled core of a call."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxbce._core import arrays
+from jaxbce._core.arrays import Arguments, Reduction
+from jaxbce._core.numerics import multiply_no_nan, zero_where_masked
+from jaxbce._core.program import Program, bind, jit
+
+Formula: TypeAlias = Callable[..., Array]
+"""The loss of a prediction and a label, in their dtype and shape; the parameters of its own come by name."""
+
+
+class Tuned(Protocol):
+    """Computes the entries of a loss, or of a derivative of it, on a CPU (`jaxbce._cpu`)."""
+
+    def __call__(self, entries: "Entries", given: Arguments) -> Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """An elementwise loss: its formula, and its program for CPUs.
+
+    `safe_prediction` replaces a masked prediction. `far` clips the predictions of slopes: a formula whose slope needs
+    the loss again then reads it at another argument, and the compiler stores nothing that the two would share (on an
+    H100 a step of the focal loss moves 3.0 arrays, and 7.0 without).
+    """
+
+    formula: Formula
+    safe_prediction: float
+    tuned: Tuned
+    far: float | None
+
+    def entries(self, given: Arguments, reduced: int | None, *, in_cache: bool = False) -> Array:
+        """Compute the entries of the loss, weighted and masked.
+
+        Hint at what a program for CPUs chooses by: `reduced` is the number of entries summed into one, None for "none";
+        `in_cache` says that they are few.
+        """
+        leaves, structure = jax.tree.flatten(given)
+        (losses,) = bind(Entries(self, structure, reduced, in_cache), *leaves)
+        return losses
+
+    @jit("self", "axis", "reduction")
+    def __call__(self, given: Arguments, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
+        """Compute the loss of validated arguments."""
+        like = given.predictions
+        losses = self.entries(given, None if reduction == "none" else arrays.number_reduced(like, axis))
+        where = None if given.where is None else arrays.broadcast_like(given.where, like)
+        weight = None if given.weight is None else arrays.cast_and_fill(given.weight, like, where, 0.0)
+        return arrays.reduce(losses, weight, where, axis, reduction)
+
+
+def elementwise(safe_prediction: float, cpu: Tuned, far: float | None = None) -> Callable[[Formula], Loss]:
+    """Decorate a formula to make a loss of it."""
+    return lambda formula: Loss(formula, safe_prediction, cpu, far)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries(Program):
+    """The entries of a loss, or of a derivative of any order, as a program of the leaves of `Arguments`.
+
+    An entry depends on one number of each array, so its derivative is one number too: the derivative of the formula
+    along a tangent of 1. `argnums` are the positions of the leaves it is taken by, in order; leaf 0 is the predictions.
+    """
+
+    loss: Loss
+    structure: Any
+    reduced: int | None
+    in_cache: bool
+    argnums: tuple[int, ...] = ()
+    beside_derivative: bool = False
+
+    def __repr__(self) -> str:
+        return f"{self.loss.formula.__name__.strip('_')}; argnums={self.argnums}"
+
+    def plain(self, *leaves: Array) -> list[Array]:
+        if 0 in self.argnums and self.loss.far is not None:
+            leaves = jnp.clip(leaves[0], -self.loss.far, self.loss.far), *leaves[1:]
+        return [_differentiate(self._entries, self.argnums)(*leaves)]
+
+    def _entries(self, *leaves: Array) -> Array:
+        given = arrays.prepare(jax.tree.unflatten(self.structure, leaves), self.loss.safe_prediction)
+        losses = self.loss.formula(given.predictions, given.labels, **given.parameters)
+        if given.weight is not None:
+            losses = multiply_no_nan(given.weight, losses)
+        return zero_where_masked(losses, given.where)
+
+    def cpu(self, *leaves: Array) -> list[Array]:
+        return [self.loss.tuned(self, jax.tree.unflatten(self.structure, leaves))]
+
+    def abstract_eval(self, predictions: Any, *_: Any) -> list[Any]:
+        return [predictions.update(dtype=jnp.dtype(arrays.compute_dtype(predictions)), weak_type=False)]
+
+    def jvp(self, leaves: Sequence[Array], tangents: dict[int, Array]) -> tuple[list[Array], list[Array]]:
+        beside = dataclasses.replace(self, beside_derivative=True)
+        where = jax.tree.unflatten(self.structure, leaves).where
+        where = None if where is None else arrays.broadcast_like(where, leaves[0])
+
+        def change(i: int, tangent: Array) -> Array:
+            (slopes,) = bind(dataclasses.replace(beside, argnums=tuple(sorted((*self.argnums, i)))), *leaves)
+            return slopes * arrays.cast_and_fill(tangent, leaves[0], where, 0.0)
+
+        return bind(beside, *leaves), [functools.reduce(jnp.add, map(change, *zip(*tangents.items(), strict=True)))]
+
+    def batch(self, leaves: Sequence[Array], batched: tuple[bool, ...]) -> tuple[Program, Sequence[Array]]:
+        if not batched[0]:
+            return super().batch(leaves, batched)  # Broadcast predictions would be stored.
+        return self, [
+            jnp.expand_dims(leaf, range(1, 1 + leaves[0].ndim - leaf.ndim)) if is_batched else leaf
+            for leaf, is_batched in zip(leaves, batched, strict=True)
+        ]
+
+
+def _differentiate(function: Callable[..., Array], argnums: tuple[int, ...]) -> Callable[..., Array]:
+    """Differentiate a function of entries by the arguments at these positions, one after the other."""
+    if not argnums:
+        return function
+    lower, last = _differentiate(function, argnums[:-1]), argnums[-1]
+
+    def derivative(*leaves: Array) -> Array:
+        def moved(leaf: Array) -> Array:
+            return lower(*leaves[:last], leaf, *leaves[last + 1 :])
+
+        change: Array = jax.jvp(moved, (leaves[last],), (jnp.ones_like(leaves[last]),))[1]
+        return change
+
+    return derivative

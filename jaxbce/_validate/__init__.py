@@ -1,0 +1,1 @@
+"""What runs in Python once per call: arguments are converted, checked and explained here."""
