@@ -1,4 +1,4 @@
-"""What surrounds the formula of a loss: one dtype, one shape, masks, smoothing and domains; then sums and means.
+"""Arrays before and after the formula of a loss: dtype, shape, mask, smoothing, domain; then sums and means.
 
 All of it is traced, inside the compiled core of a loss, where it costs no pass over memory of its own.
 """
@@ -18,7 +18,7 @@ from jaxbce._core.numerics import StaticExponent, apply_weight, nan_unless, nan_
 from jaxbce._core.program import match_varying
 
 ArrayLike: TypeAlias = jax.typing.ArrayLike | Sequence["ArrayLike"]
-"""Whatever `jax.numpy.asarray` takes: arrays, Python numbers, nested lists of them."""
+"""All that `jax.numpy.asarray` takes: arrays, Python numbers, nested lists of them."""
 
 Axis: TypeAlias = int | tuple[int, ...] | list[int] | None
 """The axes to reduce; None is all of them."""

@@ -36,7 +36,7 @@ def is_ignored(indices: Array, ignored: Ignored) -> Array:
 
 
 def is_out_of_bounds(indices: Array, number: int, ignored: Ignored = None) -> Array:
-    """Where an index lies outside [0, number) and is not ignored."""
+    """True for indices outside [0, number) that are not ignored."""
     wide = indices if indices.dtype.itemsize >= 4 else indices.astype(np.int32)  # which holds every `number`
     return ((wide < 0) | (wide >= number)) & ~is_ignored(indices, ignored)
 

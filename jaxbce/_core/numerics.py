@@ -20,7 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 def define_partials(function: Any, *partials: Callable[..., Array]) -> None:
     """Give a `custom_jvp` function one derivative for each argument: `partial(tangent, value, *arguments)`.
 
-    Skip the arguments whose tangent is zero: an infinite slope never meets a tangent that is not there.
+    Skip arguments whose tangent is a symbolic zero: an infinite slope times 0 would be NaN.
     """
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
@@ -32,6 +32,7 @@ def define_partials(function: Any, *partials: Callable[..., Array]) -> None:
         ]
         return value, functools.reduce(operator.add, (partial(t, value, *primals) for partial, t in moving))
 
+    rule.__name__ = f"{function.__name__}_jvp"  # which a traceback shows
     function.defjvp(rule, symbolic_zeros=True)
 
 

@@ -91,7 +91,7 @@ class TunedEntries:
 
 
 def _fuse_into_reduction(size: int, reduced: int | None) -> bool:
-    """Whether to compute the entries in the loop that reduces each `reduced` of them into one, if there is one.
+    """Decide to compute the entries in the loop that reduces each `reduced` of them into one.
 
     At a million entries a loop of their own, which has to store them, takes 0.6 of the time, at ten million 1.6 times
     as long. A size may be a symbol, while a function is exported: fuse.
@@ -104,7 +104,7 @@ def _fuse_into_reduction(size: int, reduced: int | None) -> bool:
 
 
 def splits_evenly(size: int) -> bool:
-    """Whether XLA splits a loop over so many entries evenly over the cores; yes for a symbol."""
+    """Tell a size whose loop XLA splits evenly over the cores; a symbol counts as one."""
     return not isinstance(size, int) or size % _SHARES == 0
 
 

@@ -23,7 +23,7 @@ _FEW: Final = 24
 
 
 class TwoPasses:
-    """What `jaxbce._losses.categorical.OnePass` is to other platforms.
+    """The statistics of `jaxbce._losses.categorical.OnePass`, with the maximum first.
 
     The loops over the classes that a loss and its slope run side by side have a scale each, a power of two: where two
     of them share a subexpression, even the mere broadcast of max(x), XLA stores it in the size of the logits, and is
@@ -114,7 +114,7 @@ def _softmax_stats(x: Array, one_hot: Any, axis: int) -> tuple[Array, Array, Arr
             (jnp.minimum(jnp.minimum(jnp.abs(at - number), 1.0), jnp.exp(part - finite_max)) for part, number in parts),
             axis,
         )
-        # Where the label is the maximum, the rest is all of S; where it is not, the rest is at least 1.
+        # Take all of S from the rest where the label is the maximum; elsewhere the rest is at least 1.
         target = jnp.take_along_axis(x, one_hot.label, axis, mode="promise_in_bounds")
         label = jnp.exp(_shift(target, finite_max, 1.0))
         sum_exp_rest = jnp.where(label == 1.0, rest, rest + label - 1.0)

@@ -11,7 +11,7 @@ from jaxbce._validate.arguments import validate_elementwise
 def gan_discriminator_loss(
     real_logits: ArrayLike, fake_logits: ArrayLike, *, label_smoothing: ArrayLike = 0.0, reduction: Reduction = "mean"
 ) -> Array:
-    r"""What a discriminator minimises: to call the real real and the fake fake.
+    r"""The loss that a discriminator minimises: it tells real data from generated data.
 
     With D = σ(logits) and s = label_smoothing::
 
@@ -54,7 +54,7 @@ def gan_discriminator_loss(
 
 
 def gan_generator_loss(fake_logits: ArrayLike, *, saturating: bool = False, reduction: Reduction = "mean") -> Array:
-    r"""What a generator minimises: to have its data called real.
+    r"""The loss that a generator minimises: the discriminator is to call its data real.
 
     With D = σ(fake_logits)::
 

@@ -206,7 +206,7 @@ def _block(sums: _Sums, pairs: Pairs, hop: Array, config: TileConfig) -> _Sums:
     # Tiles as even as may be. Of a symbol, while a function is exported, JAX has to be told that it holds one.
     size = jax.core.min_dim(-(-batch // jax.core.max_dim(tiles, 1)), batch)
     mean_scale, slopes = config.mean_scale(sums.losses), any(gradient is not None for gradient in sums[1:])
-    # Where autodiff takes a derivative of a pass, it makes the tiles again and keeps nothing of them.
+    # Recompute the tiles where autodiff differentiates a pass, so that it stores none.
     tile = jax.checkpoint(functools.partial(_tile, size=size, mean_scale=mean_scale, slopes=slopes), prevent_cse=False)
 
     def step(sums: _Sums, number: Array) -> tuple[_Sums, None]:

@@ -94,5 +94,5 @@ def _sparse_core(given: Arguments, *, axis: tuple[int, ...] | None, reduction: R
 
 
 def _any_label(mask: Array) -> Array:
-    """Whether a mask includes any label of an example."""
+    """True for the examples of which the mask includes a label."""
     return mask if mask.ndim == 0 else jnp.any(mask, -1, keepdims=True)

@@ -1,1 +1,1 @@
-"""What runs in Python once per call: arguments are converted, checked and explained here."""
+"""Checks that run in Python once per call: they convert arguments, refuse them and say why."""

@@ -214,7 +214,7 @@ def as_array(function: str, name: str, value: ArrayLike) -> Array:
 
 
 def _is_readable(leaf: object) -> bool:
-    """Whether the value is there, and no tracer in its place."""
+    """Tell a value from a tracer."""
     if isinstance(leaf, np.ndarray):
         return bool(leaf.dtype != object)  # Objects may be tracers.
     return isinstance(leaf, int | float | complex | np.generic | Array) and not isinstance(leaf, jax.core.Tracer)
@@ -255,14 +255,14 @@ def as_real(function: str, name: str, value: ArrayLike) -> Array:
 
 
 def is_python_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is an int or float of Python, which no trace hides and no dtype rounds. A bool is none."""
+    """Tell an int or float of Python, which no trace hides and no dtype rounds. A bool is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # --- Values: an error at once where they can be read, else a check for `checkify` ---------------------------------
 
 Facts: TypeAlias = tuple[Any, Any, Any]
-"""Whether an included entry breaks a rule, and the extremes of the included entries."""
+"""A bool, true if an included entry breaks a rule, and the extremes of the included entries."""
 
 
 Rule: TypeAlias = Callable[[ModuleType, Any, Any], Facts]
@@ -384,7 +384,7 @@ def validate_positives(
             f"{function}: positives must be integers, the indices of the labels that are on, got dtype {array.dtype}. "
             "Convert with positives.astype(jnp.int32); an array of 0 and 1 for all labels is something else."
         )
-    # Of so many indices, all 0 or 1, some repeat. While a function is exported, their number may be a symbol.
+    # Suspect dense labels: of as many indices as labels, all 0 or 1, some repeat. A symbol is no int.
     if isinstance(labels, int) and array.shape[-1] == labels > 2 and 0 not in examples:
         words = f"{function}: positives must be indices of labels, not 0 or 1 for each of {labels} labels"
         remedy = (
