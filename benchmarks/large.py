@@ -13,13 +13,10 @@ are all that counts.
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from speed import Run, machine, missing_peers, ratio, show, take_turns
@@ -147,52 +144,15 @@ def measure(case: Case, seconds: float, most: float, missing: set[str]) -> list[
     ]
 
 
-def _memory(loss: Callable[..., Any], labels: int, dense: bool) -> float:
-    """The megabytes that a step beside this many labels needs; nothing is run."""
-    case = Case("", labels)
-    shapes = (case.batch, case.width), (case.width, labels), (labels,)
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    columns, dtype = (labels, jnp.float32) if dense else (POSITIVES, jnp.int32)
-    step = jax.jit(jax.value_and_grad(loss, case.gradients))
-    compiled = step.lower(*arrays, jax.ShapeDtypeStruct((case.batch, columns), dtype)).compile()
-    return compiled.memory_analysis().temp_size_in_bytes / 1e6
-
-
-def draw(path: Path) -> None:
-    """Memory against the number of labels: ours and that of the usual way."""
-    labels, case = [10_000, 30_000, 100_000, 300_000, 1_000_000], Case("", 0)
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for name, loss, dense in (
-        ("features @ kernel, then optax's loss", _naive(case), True),
-        ("jaxbce", _ours(case), False),
-    ):
-        megabytes = [_memory(loss, number, dense) for number in labels]
-        axes.plot(labels, megabytes, "o-", label=name)
-        axes.annotate(
-            f"{megabytes[-1]:,.0f} MB", (labels[-1], megabytes[-1]), (0, 7), textcoords="offset points", ha="center"
-        )
-    axes.set(xscale="log", yscale="log", xlabel="labels", ylabel="MB", ylim=(1, 20_000))
-    axes.set_title(
-        f"A training step's memory beside arguments and gradients, batch {case.batch}, width {case.width}", fontsize=10
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
 def main() -> None:
-    """Print the table; draw the chart where one is asked for."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description="Time and memory of the losses over very many labels.")
     parser.add_argument("--sizes", type=float, nargs="*", default=[1e4, 102_400, 1_024_000], help="numbers of labels")
     parser.add_argument("--losses", default="", help="only those whose title contains this")
     parser.add_argument("--seconds", type=float, default=5.0, help="for the turns of one row")
     parser.add_argument("--most", type=float, default=2.0, help="gigabytes of logits up to which the usual way runs")
     parser.add_argument("--without", nargs="*", default=[], choices=["torch"], help="leave these peers out")
-    parser.add_argument("--chart", type=Path, help="where to save a chart of the memory; without it there is none")
     options = parser.parse_args()
-    if options.chart is not None:
-        draw(options.chart)
     missing = (missing_peers() & {"torch"}) | set(options.without)
     todo = [case for case in cases([int(size) for size in options.sizes]) if options.losses in case.title]
     table = [measure(case, options.seconds, options.most, missing) for case in tqdm(todo, disable=None)]
@@ -202,6 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    matplotlib.use("Agg")
-    plt.rcParams["svg.hashsalt"] = "jaxbce"  # The same chart is the same file.
     main()

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
+import optax
 from matplotlib.figure import Figure
 
 import jaxbce
@@ -45,6 +46,9 @@ STYLE = {
     "ytick.color": INK,
 }
 
+BATCH, WIDTH, POSITIVES = 256, 128, 10
+"""Examples, features and labels that are on, of the figure of memory."""
+
 BCE = jaxbce.binary_cross_entropy_with_logits
 
 
@@ -57,6 +61,9 @@ def draw(folder: Path) -> None:
         for name, figure, title in _errors(folder / "peers.md"):
             _write(folder / f"error-{name}.html", figure, title)
         _write(folder / "calibration.html", _calibration(), "What a fitted model says, against the true frequency")
+        _write(
+            folder / "memory.html", _memory(), "Memory of a training step beside its arguments and gradients, on CPU"
+        )
 
 
 def _write(path: Path, figure: Figure, caption: str) -> None:
@@ -184,4 +191,38 @@ def _calibration() -> Figure:
         axes.plot(frequency, jax.nn.sigmoid(x[jnp.argmin(cost, axis=1)]), line, color=colour, label=name)
     axes.set(xlabel="frequency of label 1 among examples that look alike", ylabel="probability after training")
     axes.legend(fontsize=8)
+    return figure
+
+
+# --- Memory of many labels ----------------------------------------------------------------------------------------
+
+
+def _memory() -> Figure:
+    """Megabytes that value and gradients of a linear head need, read off compiled steps that are not run."""
+
+    def usual(features: Any, kernel: Any, bias: Any, labels: Any) -> Any:
+        return optax.sigmoid_binary_cross_entropy(features @ kernel + bias, labels).mean()
+
+    def ours(features: Any, kernel: Any, bias: Any, positives: Any) -> Any:
+        return jaxbce.linear_binary_cross_entropy(features, kernel, positives=positives, bias=bias)
+
+    def megabytes(loss: Callable[..., Any], number: int, labels: jax.ShapeDtypeStruct) -> float:
+        shapes = (BATCH, WIDTH), (WIDTH, number), (number,)
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        step = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arrays, labels)
+        return step.compile().memory_analysis().temp_size_in_bytes / 1e6
+
+    numbers = [10_000, 30_000, 100_000, 300_000, 1_000_000]
+    dense = [megabytes(usual, n, jax.ShapeDtypeStruct((BATCH, n), jnp.float32)) for n in numbers]
+    fused = [megabytes(ours, n, jax.ShapeDtypeStruct((BATCH, POSITIVES), jnp.int32)) for n in numbers]
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, colour, needed in (("features @ kernel, then optax", BLUE, dense), ("jaxbce", GREEN, fused)):
+        axes.plot(numbers, needed, "o-", color=colour, label=name)
+        above = {"textcoords": "offset points", "ha": "center"}
+        axes.annotate(f"{needed[-1]:,.0f} MB", (numbers[-1], needed[-1]), (0, 7), **above)
+    axes.set(
+        xscale="log", yscale="log", ylim=(1, 20_000), xlabel=f"labels, at batch {BATCH} and width {WIDTH}", ylabel="MB"
+    )
+    axes.legend()
     return figure
