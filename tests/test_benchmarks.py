@@ -21,7 +21,7 @@ def rows(script, arguments):
     return [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
 
 
-def test_speed(tmp_path):
+def test_speed_benchmark_times_every_quantity(tmp_path):
     chart = tmp_path / "speed.png"
     arguments = f"--size 1e3 --sizes --seconds 0 --losses asymmetric_loss --without torch Keras --chart {chart}"
     _, _, *measured = rows("speed.py", arguments)
@@ -30,7 +30,7 @@ def test_speed(tmp_path):
     assert chart.stat().st_size > 1000
 
 
-def test_many_labels():
+def test_large_benchmark_needs_less_memory_than_dense_logits():
     *_, frozen, beside_whole = rows("large.py", "--sizes 500 1000 --seconds 0 --losses frozen --without torch")
     assert [frozen[0], beside_whole[0]] == ["linear, frozen kernel", "linear, frozen kernel (not theirs)"]
     for row in (frozen, beside_whole):
@@ -40,7 +40,7 @@ def test_many_labels():
     assert frozen[7] == beside_whole[7]
 
 
-def test_all_pairs():
+def test_contrastive_benchmark_memory_is_constant_in_the_ring():
     printed = rows("contrastive.py", "--sizes 64 --seconds 0 --devices 2 4 --examples 16 --without torch")
     (size, milliseconds, _, torch, *_, memory, _), ring = printed[2], printed[5:]
     assert (size, torch) == ("64", "—")
@@ -68,7 +68,7 @@ ON_GPU = [
 SMALL = "--sizes 1e3 --labels 512 --pairs 32 --each 0"
 
 
-def test_on_gpu(tmp_path):
+def test_on_gpu_benchmark_fills_every_cell(tmp_path):
     file = tmp_path / "table.md"
     columns, _, *table = rows("on_gpu.py", f"{SMALL} --without torch.compile --out {file}")
     cells = {name: [row[i] for row in table] for i, name in enumerate(columns)}
@@ -79,7 +79,7 @@ def test_on_gpu(tmp_path):
     assert all(" | ".join(row) in file.read_text() for row in table)
 
 
-def test_on_gpu_out_of_time():
+def test_on_gpu_benchmark_skips_rows_out_of_time():
     _, _, *table = rows("on_gpu.py", f"{SMALL} --seconds 0")
     assert [(row[0], row[1]) for row in table] == ON_GPU
     assert {row[3] for row in table} == {"skipped: no time left"}

@@ -68,7 +68,7 @@ def loss_and_slope(name):
     return jax.jit(lambda x, y, options: (loss(x, y, reduction="none", **options), slope(x, y, **options)))
 
 
-def test_the_page_computes_what_jaxbce_does(tmp_path):
+def test_playground_javascript_agrees_with_jaxbce(tmp_path):
     calls = [[camel(name), {camel(k): v for k, v in options.items()}] for name, options in CASES]
     got = evaluated(
         f"{json.dumps(calls)}.map(([name, options]) => {json.dumps(LABELS)}.map((y) => {json.dumps(LOGITS)}.map((x) =>"
@@ -84,7 +84,7 @@ def test_the_page_computes_what_jaxbce_does(tmp_path):
         np.testing.assert_allclose(np.array(answer, float), expected, rtol=1e-6, atol=1e-300, err_msg=where)
 
 
-def test_the_page_is_of_one_piece_with_its_scripts():
+def test_playground_controls_match_its_scripts():
     """What the script looks for is on the page, and every loss that it offers is one of jaxbce with these options."""
     page = (DOCS / "playground.md").read_text(encoding="utf-8")
     script = (DOCS / "_static" / "playground.js").read_text(encoding="utf-8")
@@ -98,21 +98,21 @@ def test_the_page_is_of_one_piece_with_its_scripts():
         assert json.loads(options) == [camel(option) for option in GRIDS[name]]
 
 
-def test_nothing_is_fetched_from_elsewhere():
+def test_pages_fetch_nothing_from_the_network():
     for path in [*DOCS.glob("*.md"), *(DOCS / "_static").iterdir()]:
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(|@import|fetch\(""", text), path.name
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
-def test_prose_is_wrapped(path):
+def test_prose_is_wrapped_at_120_columns(path):
     """At 120 columns: all but code, rows of tables, and what has no place to break."""
     text = re.sub(r"^ *```.*?^ *```$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     whole = re.compile(r"\||\s*(- )?(\S+|\[[^]]*\]\(\S*\)\S*)$")
     assert not [line for line in text.splitlines() if len(line) > 120 and not whole.match(line)]
 
 
-def test_the_api_page_has_every_public_name():
+def test_api_page_lists_every_public_name():
     public = {name for name in vars(jaxbce) if not name.startswith("_")}
     listed = [name for names in reference.families().values() for name in names]
     assert sorted(listed) == sorted(public)

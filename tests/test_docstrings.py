@@ -24,12 +24,12 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_example(example):
+def test_docstring_example_prints_what_it_says(example):
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     report = []
     assert runner.run(example, out=report.append).failed == 0, "".join(report)
 
 
-def test_every_public_name_has_an_example():
+def test_every_public_name_has_a_docstring_example():
     shown = " ".join(example.name for example in EXAMPLES)
     assert all(name in shown for name in NAMES if name in vars(jaxbce))

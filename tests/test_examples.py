@@ -42,6 +42,12 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
+def assert_curves(plot, number):
+    """The plot shows lines in so many of the first colours of Matplotlib."""
+    for colour in ((31, 119, 180), (255, 127, 14), (44, 160, 44))[:number]:
+        assert (plot == colour).all(axis=-1).sum() > 500
+
+
 def test_train_shows_what_pos_weight_buys_and_costs(tmp_path):
     output = run("train.py", tmp_path, "--epochs", "20", "--seed", "1")
     positives, negatives, pos_weight = numbers(output, "training data:")
@@ -53,9 +59,7 @@ def test_train_shows_what_pos_weight_buys_and_costs(tmp_path):
     # Both models have learnt: guessing has an average precision of 0.1, guessing the frequency a loss of 0.32.
     assert min(average, plain_average) > 0.8
     assert max(loss, plain_loss) < 0.25
-    plot = pixels(tmp_path / "out" / "train.png")
-    for colour in ((31, 119, 180), (255, 127, 14), (44, 160, 44)):  # Matplotlib's first three: the curves.
-        assert (plot == colour).all(axis=-1).sum() > 500
+    assert_curves(pixels(tmp_path / "out" / "train.png"), 3)
 
 
 def test_per_sample_finds_the_wrong_labels(tmp_path):
@@ -140,8 +144,7 @@ def test_gan_learns_to_draw(tmp_path):
         r"^gradient of a fake at logit -10: (\S+), with saturating=True (\S+)$", output, re.MULTILINE
     ) == [("1.00e+00", "4.54e-05")]
     plot = pixels(tmp_path / "out" / "gan.png")
-    for colour in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two: the curves.
-        assert (plot == colour).all(axis=-1).sum() > 500
+    assert_curves(plot, 2)
     sheet = plot[:, : plot.shape[1] // 2]
     assert 0.05 < (sheet < 128).mean() < 0.5  # the ink of the digits
 
@@ -162,9 +165,7 @@ def test_siglip_finds_the_other_half(tmp_path):
     assert first > 8
     assert best > 35
     assert place < 30 < rows["before"][2]
-    plot = pixels(tmp_path / "out" / "siglip.png")
-    for colour in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two: the curves.
-        assert (plot == colour).all(axis=-1).sum() > 500
+    assert_curves(pixels(tmp_path / "out" / "siglip.png"), 2)
 
 
 def test_data_parallel_is_one_device_and_a_mean_of_means_is_not(tmp_path):

@@ -523,7 +523,7 @@ def hold(data: st.DataObject) -> None:
         is_refused(call, *data.draw(st.sampled_from(call.wrong)))
 
 
-test_calls_are_right_or_refused = settings(
+test_random_calls_agree_with_the_definition_or_are_refused = settings(
     max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )(given(st.data())(hold))
 

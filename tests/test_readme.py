@@ -42,12 +42,12 @@ def run(program):
 
 
 @pytest.mark.parametrize("page", PROGRAMS)
-def test_blocks_run_and_print_what_their_comments_say(page):
+def test_python_blocks_print_what_their_comments_say(page):
     run(PROGRAMS[page])
 
 
 @pytest.mark.parametrize("recipe", STANDING_ALONE)
-def test_recipes_run_and_print_what_their_comments_say(recipe):
+def test_recipes_print_what_their_comments_say(recipe):
     for library in libraries(STANDING_ALONE[recipe]):
         if importlib.util.find_spec(library) is None:
             extras.missing(library, extra="recipes")
@@ -63,7 +63,7 @@ def libraries(program):
             yield node.module.partition(".")[0]
 
 
-def test_the_pages_have_blocks():
+def test_pages_have_python_blocks():
     assert set(PROGRAMS) >= {"README.md", "index.md", "which_loss.md", "migration.md"}
     assert len(PROGRAMS["README.md"]) >= 3
     assert len(STANDING_ALONE) >= 10
@@ -75,11 +75,11 @@ def test_the_pages_have_blocks():
 
 
 @pytest.mark.parametrize(("path", "link"), sorted(set(LINKS)), ids=lambda part: getattr(part, "name", part))
-def test_links_lead_somewhere(path, link):
+def test_relative_links_exist(path, link):
     assert (path.parent / link).exists()
 
 
-def test_the_readme_quotes_the_differences_from_pytorch():
+def test_readme_quotes_rows_of_the_differences_from_pytorch():
     """Without the calls, and to four digits."""
 
     def rows(text):

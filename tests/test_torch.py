@@ -294,7 +294,7 @@ def allowed(case, quantity, expected):
 
 
 @pytest.mark.parametrize("case", named(itertools.chain(binary_cases(), class_cases())))
-def test_values_and_derivatives_are_those_of_pytorch(case):
+def test_values_and_derivatives_agree_with_pytorch(case):
     actual, expected = our_answers(case), torch_answers(case)
     assert actual.keys() == expected.keys()
     for quantity, value in expected.items():
@@ -445,7 +445,7 @@ def test_gradients_of_probabilities_are_equal_to_the_last_bit(dtype, reduction, 
         ("CrossEntropyLoss", (2, 3), {"weight": np.float32([1, 3, 0.5]), "ignore_index": 1, "label_smoothing": 0.1}),
     ],
 )
-def test_criteria_are_those_of_pytorch(criterion, shape, options, rng):
+def test_criteria_agree_with_torch_nn(criterion, shape, options, rng):
     x = rng.uniform(size=shape).astype(np.float32)
     categorical = criterion == "CrossEntropyLoss"
     y = rng.integers(0, 3, np.delete(shape, 1)) if categorical else rng.integers(0, 2, shape).astype(np.float32)
