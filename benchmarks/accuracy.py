@@ -1,13 +1,13 @@
-"""Accuracy of jaxbce beside its peers: the worst error over points drawn afresh in every run.
+"""Measure the accuracy of jaxbce beside its peers: the worst error over random points, new ones in every run.
 
 ``python benchmarks/accuracy.py`` prints two Markdown tables: worst errors in ulp, and special cases. ``--check``
-makes the exit status 1 where jaxbce exceeds a bar; ``--seed`` repeats a run. The peers come with the extra `bench`;
-one that is not installed says so.
+exits with status 1 if jaxbce exceeds a bar; ``--seed`` repeats a run. The peers come with the extra `bench`; the table
+names the peers that are not installed.
 
-Predictions cover the normal numbers of their dtype, densely where a loss changes its nature; of the half precisions
-every finite logit is tried. JAX libraries run eagerly, under `jit`, and under `jit` with a constant pos_weight, and
-the worst counts. Where a quantity is a difference (the gradient under soft labels) the ulp is that of its larger term.
-Exact values come from mpmath for float64, from NumPy in float64 for the other dtypes.
+Predictions cover the normal numbers of their dtype, most densely around saturation. In bfloat16 and float16 every
+finite logit is evaluated. JAX libraries run eagerly, under `jit`, and under `jit` with a constant pos_weight, and the
+worst of the three counts. If a quantity is a difference of two terms (the gradient under soft labels), its ulp is that
+of the larger term. Exact values come from mpmath for float64, and from NumPy in float64 for the other dtypes.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 import jaxbce
 
-Loss = Callable[[Any, Any, Any], Any]  # (predictions, labels, pos_weight) -> the loss of each entry
+Loss = Callable[[Any, Any, Any], Any]  # (predictions, labels, pos_weight) -> losses
 Evaluate = Callable[[str, np.ndarray, np.ndarray, np.ndarray | None], list[np.ndarray]]
 Library = dict[str, Evaluate] | None  # by form: "logits", "pos_weight", "probs", "masked"
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-# What, its form, its quantity (the derivative with respect to x, y or w), the labels, and our bars in the order of
-# DTYPES: None is measured without a bar, and what is missing is not measured.
+# Give the title, the form, the quantity (a loss, or a derivative with respect to x, y or w), the labels, and the bars
+# of jaxbce in the order of DTYPES. None is measured without a bar; a dtype after the last bar is not measured.
 ROWS = (
     ("loss, hard labels", "logits", "loss", "hard", (3.5, 3.5, 3.5, 3.5)),
     ("loss, soft labels", "logits", "loss", "soft", (3.5, 3.5, 3.5, 3.5)),
@@ -47,7 +47,7 @@ ROWS = (
     ("probabilities: loss", "probs", "loss", "soft", (4.0, 4.0)),
     ("probabilities: gradient", "probs", "dx", "soft", (3.0, 3.0)),
 )
-SPECIAL = (  # what, its exact value, form, quantity, logit, label
+SPECIAL = (  # title, exact value, form, quantity, logit, label
     ("loss, y=1, x=inf", "0", "logits", "loss", np.inf, 1.0),
     ("loss, y=1, x=-inf", "inf", "logits", "loss", -np.inf, 1.0),
     ("gradient, y=1, x=-inf", "-1", "logits", "dx", -np.inf, 1.0),
@@ -62,7 +62,7 @@ SPECIAL = (  # what, its exact value, form, quantity, logit, label
 
 
 def jax_evaluate(loss: Loss) -> Evaluate:
-    """A loss of JAX and its derivatives: eagerly, under `jit`, and under `jit` with a constant pos_weight."""
+    """Evaluate a JAX loss and its derivatives eagerly, under `jit`, and under `jit` with a constant pos_weight."""
 
     def total(x: Any, y: Any, w: Any) -> Any:
         return loss(x, y, w).sum()
@@ -75,7 +75,7 @@ def jax_evaluate(loss: Loss) -> Evaluate:
         f = functions[quantity]
         x, y, w = jax.tree.map(jnp.asarray, (x, y, w))
         results = [f(x, y, w), jax.jit(f)(x, y, w)]
-        if w is not None:  # XLA folds what is constant, in an order of its own.
+        if w is not None:  # XLA constant-folds w, which reassociates the products.
             results.append(jax.jit(lambda x, y: f(x, y, jnp.full_like(x, w[0])))(x, y))
         return [np.asarray(result, np.float64) for result in results]
 
@@ -102,13 +102,13 @@ def _torch() -> Library:
         return functional.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction="none")
 
     def tensor(values: np.ndarray | None) -> Any:
-        # By way of float64: torch does not read a bfloat16 array.
+        # Convert to float64 first, since torch does not read bfloat16 arrays of NumPy.
         return values if values is None else torch.tensor(values.astype(float), dtype=getattr(torch, values.dtype.name))
 
     def evaluator(loss: Loss) -> Evaluate:
         def evaluate(quantity: str, x: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> list[np.ndarray]:
             if quantity == "dw":
-                return []  # torch refuses to differentiate with respect to pos_weight.
+                return []  # torch raises on the gradient of pos_weight.
             args = dict(zip("xyw", map(tensor, (x, y, w)), strict=True))
             variables = () if quantity == "loss" else quantity[1:]
             for variable in variables:
@@ -151,7 +151,7 @@ def _keras() -> Library:
 
 
 def libraries_at_hand() -> Iterator[tuple[str, Library]]:
-    """Yield jaxbce and its peers by name; None for one that is not installed."""
+    """Yield the name and the `Library` of jaxbce and of each peer; None if it is not installed."""
     for name, load in (("jaxbce", _jaxbce), ("torch", _torch), ("optax", _optax), ("Keras", _keras)):
         try:
             yield name, load()
@@ -163,7 +163,7 @@ def libraries_at_hand() -> Iterator[tuple[str, Library]]:
 
 
 class Case(NamedTuple):
-    """Points, and each quantity there: its exact value as high + low, and the magnitude that its ulp is taken at."""
+    """Points, and each quantity there as (high, low, scale): its exact value high + low, and the scale of its ulp."""
 
     x: np.ndarray
     y: np.ndarray
@@ -192,7 +192,7 @@ def _logits(rng: np.random.Generator, dtype: np.dtype, n: int) -> np.ndarray:
         2.0 ** rng.uniform(info.minexp, info.maxexp, n),
         2.0 ** rng.uniform(-12.0, 4.0, n),
         rng.uniform(0.0, 2.0, n),
-        # From where 1 + exp(-x) rounds to 1 to where exp(-x) vanishes.
+        # Cover saturation, from the x at which 1 + exp(-x) rounds to 1 to the x at which exp(-x) underflows.
         rng.uniform(*((15.0, 110.0) if info.bits == 32 else (30.0, 750.0)), n),
         [0.0, float(info.tiny), float(info.max)],
     )
@@ -207,7 +207,7 @@ def _probs(rng: np.random.Generator, dtype: np.dtype, n: int) -> np.ndarray:
 
 
 def exact_values(form: str, *args: np.ndarray | None) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Each quantity at (x, y, w): its exact value as high + low, and the larger term of which it is the difference."""
+    """Compute (high, low, scale) of each quantity at (x, y, w), as in `Case`."""
     multiprecise = args[0].dtype == np.float64
 
     def lift(values: np.ndarray) -> np.ndarray:
@@ -224,11 +224,11 @@ def exact_values(form: str, *args: np.ndarray | None) -> dict[str, tuple[np.ndar
 
     x, y, w = (1 if values is None else lift(values) for values in args)
     a, b, zero = w * y, 1 - y, 0 * x
-    # Each quantity is a difference of two terms that are not negative.
+    # Write each quantity as a difference of two terms ≥ 0; the scale is the larger term.
     if form == "probs":
         log_p, log_q = np.maximum(apply("log", x), -100), np.maximum(apply("log1p", -x), -100)
         return {"loss": split(-(a * log_p + b * log_q), zero), "dx": split(b / (1 - x), a / x)}
-    m = apply("exp", -np.minimum(abs(x), 2000))  # mpmath is slow at exp(-1e300), and this is 0 in every dtype too.
+    m = apply("exp", -np.minimum(abs(x), 2000))  # exp(-1e300) is slow in mpmath; exp(-2000) is 0 in every dtype.
     q, tail = m / (1 + m), apply("log1p", m)
     up, down = np.where(x >= 0, 1 - q, q), np.where(x >= 0, q, 1 - q)
     cost_1, cost_0 = np.maximum(-x, 0) + tail, np.maximum(x, 0) + tail
@@ -245,18 +245,18 @@ def exact_values(form: str, *args: np.ndarray | None) -> dict[str, tuple[np.ndar
 
 
 def _worst(case: Case, quantity: str, got: np.ndarray) -> tuple[float, str, str]:
-    """The largest error in ulp, the cell that tells of it, and its point to the last bit."""
+    """Return the largest error in ulp, its cell of the table, and its point to the last bit."""
     compute = jnp.finfo(np.promote_types(case.x.dtype, np.float32))
     unit = compute if quantity == "loss" else jnp.finfo(case.x.dtype)
     high, low, scale = case.exact[quantity]
-    most = float(unit.max)  # Beyond it, inf is right.
+    most = float(unit.max)  # inf is exact for a value above it
     scale = np.clip(scale, float(unit.tiny), most)
     error = abs(np.clip(got, -most, most) - np.clip(high, -most, most) - np.where(abs(high) < most, low, 0.0))
-    # XLA flushes what is subnormal to 0.
+    # Ignore errors below the least normal number, since XLA flushes subnormal numbers to 0.
     error[error <= float(compute.tiny) * (1.0 if case.w is None else np.maximum(case.w, 1.0))] = 0.0
     error[np.isnan(error)] = np.inf
     ulps = np.ldexp(error, unit.nmant + 1 - np.frexp(scale)[1])
-    # Of results that are wholly wrong, the one nearest to 0 tells most.
+    # Choose the point of the largest error; among errors of 100 % or more, the point nearest to 0.
     i = np.lexsort((-abs(case.x.astype(float)), np.where(error < scale, ulps, np.inf)))[-1]
     variables = {"y": case.y, "x": case.x} | ({} if case.w is None else {"w": case.w})
     short, exact = (
@@ -269,7 +269,7 @@ def _worst(case: Case, quantity: str, got: np.ndarray) -> tuple[float, str, str]
 
 
 def _errors(rng: np.random.Generator, libraries: dict[str, Library]) -> tuple[list[list[str]], list[str]]:
-    """The table of worst errors, and the bars that jaxbce exceeded."""
+    """Return the table of worst errors, and a line for each bar that jaxbce exceeded."""
     table, exceeded = [["dtype", "worst error in ulp", "bar", *libraries]], []
     todo = [(d, dtype, *row) for d, dtype in enumerate(DTYPES) for row in ROWS if d < len(row[-1])]
     cases = {}
@@ -317,8 +317,8 @@ def _print(table: list[list[str]]) -> None:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description="Accuracy of jaxbce beside its peers.")
-    parser.add_argument("--check", action="store_true", help="exit with status 1 where jaxbce exceeds a bar")
+    parser = argparse.ArgumentParser(description="Measure the accuracy of jaxbce beside its peers.")
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if jaxbce exceeds a bar")
     parser.add_argument("--seed", type=int, help="repeat the run of this seed")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)

@@ -1,12 +1,13 @@
-"""Time and memory of the pairwise loss beside the loss on full logits: two Markdown tables.
+"""Measure time and memory of the pairwise loss beside the loss on full logits: two Markdown tables.
 
-``python benchmarks/contrastive.py`` measures value and gradients by features, scale and bias, in turns as
-`benchmarks/speed.py` does: a ratio is the median over the turns of our time by theirs, with the quartiles beside it,
-and below 1 we are faster. "naive" is the loss as it is commonly written, in JAX under `jit` and in PyTorch, on logits
-[B, B]; "checkpoint" is our tiles left to autodiff under `jax.checkpoint`: the same memory without a rule of its own.
+``python benchmarks/contrastive.py`` measures value and gradients of features, scale and bias, in turns as
+`benchmarks/speed.py` does. A ratio is the median over the turns of time of jaxbce ÷ time of the other, with the
+quartiles beside it: below 1 jaxbce is faster. "naive" is the common form of the loss on logits [B, B], in JAX under
+`jit`; "torch" is the same in PyTorch. "checkpoint" is autodiff through the tiles of jaxbce under `jax.checkpoint`: the
+same memory without a derivative rule.
 
-The second table is of a ring of simulated devices with a fixed number of examples on each, and of what XLA's
-partitioner makes of the naive loss on the same sharded arrays: memory as the compiler counts it, nothing is run.
+The second table has a ring of simulated devices with a fixed number of examples on each, beside the naive loss that
+XLA partitions over the same sharded arrays. Its memory is the compiler's count; nothing is run.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from jaxbce import sigmoid_contrastive_loss
 
 FEATURES = 256
-EVERY = (0, 1, 2, 3)  # x, y, scale and bias
+EVERY = (0, 1, 2, 3)  # argnums of x, y, scale and bias
 
 
 def _ours(x: Any, y: Any, scale: Any, bias: Any, **options: Any) -> Any:
@@ -39,7 +40,7 @@ def _checkpoint(x: Any, y: Any, scale: Any, bias: Any) -> Any:
 
 
 def _naive(x: Any, y: Any, scale: Any, bias: Any) -> Any:
-    """As the paper's appendix has it."""
+    """Compute the loss on full logits, as in the appendix of the SigLIP paper."""
     size = len(x)
     signs = 2 * jnp.eye(size, dtype=x.dtype) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * (scale * (x @ y.T) + bias))) / size
@@ -60,7 +61,7 @@ def _torch_run(arrays: list[np.ndarray]) -> Run:
 
 
 def _arrays(size: int) -> list[np.ndarray]:
-    """Pairs of features of length 1 that lie near each other, and scale and bias as the paper's training starts."""
+    """Draw correlated pairs of unit features; scale and bias have the initial values of the SigLIP paper."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((size, FEATURES), np.float32)
     y = x + rng.standard_normal((size, FEATURES), np.float32)
@@ -95,7 +96,7 @@ def _row(size: int, largest: int, seconds: float, missing: set[str]) -> list[str
 
 
 def _ring_rows(numbers: list[int], examples: int) -> list[list[str]]:
-    """In a process of its own: simulated devices share the threads of the processor, and would spoil the times."""
+    """Compile the rows of the ring; call it in a subprocess, since simulated devices would share the timed cores."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(numbers))
     return [_ring_row(devices, examples) for devices in tqdm(numbers, disable=None)]
@@ -116,14 +117,16 @@ def _ring_row(devices: int, examples: int) -> list[str]:
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description="Time and memory of the pairwise loss beside full logits.")
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description="Measure time and memory of the pairwise loss beside full logits.")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1_024, 2_048, 4_096, 8_192, 16_384])
-    parser.add_argument("--largest", type=float, default=math.inf, help="size at which the others are still run")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for the turns of one row")
-    parser.add_argument("--devices", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="of the ring")
-    parser.add_argument("--examples", type=int, default=1_024, help="on each device of the ring")
-    parser.add_argument("--without", nargs="*", default=[], choices=["torch"], help="leave it out")
+    parser.add_argument("--largest", type=float, default=math.inf, help="largest B of naive and torch")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds for the turns of a row")
+    parser.add_argument(
+        "--devices", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="numbers of devices of the ring"
+    )
+    parser.add_argument("--examples", type=int, default=1_024, help="number of examples on each device")
+    parser.add_argument("--without", nargs="*", default=[], choices=["torch"], help="leave these peers out")
     options = parser.parse_args()
     missing = (missing_peers() & {"torch"}) | set(options.without)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:

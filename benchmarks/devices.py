@@ -1,25 +1,25 @@
-"""Memory traffic of every loss on accelerators, from the programs that XLA compiles: Markdown tables for each device.
+"""Count the memory traffic of every loss on accelerators, from the programs that XLA compiles: Markdown tables.
 
-``python benchmarks/devices.py`` compiles each loss for an NVIDIA H100 and a TPU v5e and counts what the program moves
-through device memory; ``--device`` names others. The compilers come with the extra `devices` and need no accelerator:
-nothing is run.
+``python benchmarks/devices.py`` compiles each loss for an NVIDIA H100 and a TPU v5e, and counts the bytes that the
+program moves through device memory; ``--device`` names other devices. The compilers come with the extra `devices` and
+need no accelerator: nothing is run.
 
-The first table is of elementwise losses, which are bound by memory. Its unit is one array of N = 1e8 float32 numbers
-(0.4 GB). The floor reads each input once and writes each gradient once; a row says where it must read an input twice.
-Read beside it what optax and the formula by hand move, both under autodiff. XLA's own estimate of time exists for TPU.
+The first table has the elementwise losses, which are bound by memory. Its unit is one array of N = 1e8 float32 numbers
+(0.4 GB). The floor reads each input once and writes each gradient once; a comment names each row that must read an
+input twice. The columns beside the floor are the traffic of jaxbce, of optax and of the formula by hand, the last two
+under autodiff. XLA estimates a time for TPU only.
 
-The second table is of losses that make their logits in a loop, beside the same step on all logits at once.
+The second table has the losses that compute their logits in a loop, beside the same step on all logits at once.
 
-How traffic is counted, from the text of the compiled program:
+Rules of the count, from the text of the compiled program:
 
 - A kernel moves its result and its distinct operands. Parameters, constants, tuples and bitcasts are no kernels.
-- A kernel that slices or gathers an operand reads the entries that it takes. A slice or scatter written in place
-  writes these entries alone.
-- A layout with a memory space, `S(1)`, is memory on the chip and costs nothing.
-- The body of a loop counts once for each trip; of a conditional the branch that moves most counts.
+- A slice or gather reads the entries of its result. A slice or scatter in place writes the entries of its update.
+- A layout with a memory space, `S(1)`, is on-chip memory and costs nothing.
+- The body of a loop counts once for each trip. A conditional counts the branch that moves most.
 
-The count is an upper bound where a cache holds what one kernel leaves for the next. Entries are counted, not padding.
-On TPU a kernel is any operation of the program, those of the scalar unit too.
+The count is an upper bound, since a cache may hold a result until the next kernel reads it. Padding does not count. On
+TPU every operation of the program is a kernel, including those of the scalar unit.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Function = Callable[..., Any]
 
 
 class Device(NamedTuple):
-    """A device to compile for: the name of its platform, and the arguments that describe its topology."""
+    """A compilation target: its name, its platform, and the arguments of its topology."""
 
     name: str
     platform: str
@@ -54,7 +54,7 @@ class Device(NamedTuple):
 
     @property
     def wheels(self) -> tuple[str, ...]:
-        """The distributions that hold its compiler."""
+        """The distributions of its compiler."""
         return _WHEELS[self.platform]
 
 
@@ -69,7 +69,7 @@ def _tpu(name: str, topology: str, chips: tuple[int, int, int]) -> Device:
 
 
 def _gpu(name: str, capability: str, **fields: float) -> Device:
-    """A GPU by the fields in which OpenXLA's target_config/specs differ from one to the next."""
+    """Describe a GPU by the fields that differ among the files of OpenXLA's `target_config/specs`."""
     common = {
         "threads_per_block_limit": 1024,
         "threads_per_warp": 32,
@@ -132,13 +132,13 @@ DEVICES = {
         _tpu("TPU v5p", "v5p:2x2x1", (2, 2, 1)),
     )
 }
-"""Every device to compile for, by its name; the tables are of the first two unless others are named."""
+"""The compilation targets by name."""
 
 DEFAULT = ("H100", "TPU v5e")
 
 
 def missing_wheels(device: Device) -> list[str]:
-    """What is not installed of the device's compiler."""
+    """Return the distributions of the device's compiler that are not installed."""
 
     def absent(wheel: str) -> bool:
         try:
@@ -156,30 +156,30 @@ _LIBTPU = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""Keep libtpu from asking for the host that it is not on, and from locking out other processes that compile.
+"""The environment of libtpu without a TPU: no query of the host's metadata, and no lock against other processes.
 
-The type of accelerator is that of the host alone: programs are compiled for the topology that is described.
+`TPU_ACCELERATOR_TYPE` describes the host alone; programs are compiled for the topology of the `Device`.
 """
 
 
 @functools.cache
 def _sharding(name: str) -> SingleDeviceSharding:
     device = DEVICES[name]
-    if device.platform == "tpu":  # libtpu reads the environment when the first topology is described
+    if device.platform == "tpu":  # libtpu reads the environment at the first get_topology_desc
         os.environ.update({**_LIBTPU, **os.environ})
     described = topologies.get_topology_desc(platform=device.platform, **device.topology)
     return SingleDeviceSharding(described.devices[0])
 
 
 def lower_for(device: Device, function: Function, *arguments: Any) -> Any:
-    """Lower a function of arrays of these shapes for the device, without having one."""
+    """Lower a function for the device, on arguments of these shapes and dtypes; needs no such device."""
     sharding = _sharding(device.name)
     placed = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments)
     return jax.jit(function).trace(*placed).lower(lowering_platforms=(device.platform,))
 
 
 def compile_for(device: Device, function: Function, *arguments: Any) -> Any:
-    """Compile a function of arrays of these shapes for the device."""
+    """Compile a function for the device, on arguments of these shapes and dtypes."""
     return lower_for(device, function, *arguments).compile()
 
 
@@ -187,26 +187,29 @@ def compile_for(device: Device, function: Function, *arguments: Any) -> Any:
 
 
 class Buffer(NamedTuple):
-    """One array of a type: its entries, the bytes of each, and whether it lies in device memory."""
+    """An array of an instruction's type: its number of entries, the bytes of an entry, and its place.
+
+    `stored` is True in device memory, False in on-chip memory.
+    """
 
     entries: int
     width: float
     stored: bool
 
     def bytes(self, entries: float | None = None) -> float:
-        """What it costs to move these entries, or all."""
+        """Return the traffic of this number of entries, None for all, in bytes."""
         moved = self.entries if entries is None else min(entries, self.entries)
         return moved * self.width * self.stored
 
 
 class Instruction(NamedTuple):
-    """One line of a computation."""
+    """An instruction: one line of a computation."""
 
     name: str
     type: str
     opcode: str
     operands: tuple[str, ...]
-    literal: str  # what stands between the parentheses
+    literal: str  # the text between the parentheses
     attributes: str
 
     @property
@@ -216,28 +219,28 @@ class Instruction(NamedTuple):
 
     @property
     def entries(self) -> int:
-        """Entries of the result, all arrays together."""
+        """The number of entries of the result, all arrays together."""
         return sum(buffer.entries for buffer in self.buffers)
 
     def called(self, attribute: str) -> str:
-        """The computation that an attribute names, or nothing."""
+        """Return the name of the computation that an attribute calls, or an empty string."""
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
         return found[1] if found else ""
 
 
 class Computation(NamedTuple):
-    """The instructions by name, in order, and the last of them."""
+    """A computation: its instructions by name, in order, and the name of its root."""
 
     instructions: dict[str, Instruction]
     root: str
 
     @property
     def parameters(self) -> dict[int, str]:
-        """Names of the parameters by their number."""
+        """The names of the parameters by their number."""
         return {int(i.literal): i.name for i in self.instructions.values() if i.opcode == "parameter"}
 
     def users(self, name: str) -> Iterator[tuple[Instruction, int]]:
-        """Where an instruction is an operand, and the how manieth."""
+        """Yield each instruction with this operand, and the operand's position."""
         for instruction in self.instructions.values():
             for position, operand in enumerate(instruction.operands):
                 if operand == name:
@@ -257,13 +260,13 @@ def _buffer(array: re.Match[str]) -> Buffer:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Where the parenthesis that opens there is closed."""
+    """Return the position of the parenthesis that closes the one at `opening`."""
     depth = 0
     for position in range(opening, len(text)):
         depth += (text[position] == "(") - (text[position] == ")")
         if depth == 0:
             return position
-    raise ValueError(f"a parenthesis is not closed: {text}")
+    raise ValueError(f"unbalanced parenthesis in the program: {text}")
 
 
 def _instruction(name: str, rest: str) -> Instruction:
@@ -276,7 +279,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def parse(text: str) -> tuple[dict[str, Computation], Computation]:
-    """The computations of a compiled program by name, and that at which it starts."""
+    """Parse a compiled program; return its computations by name, and its entry computation."""
     computations: dict[str, Computation] = {}
     instructions: dict[str, Instruction] = {}
     entry = name = root = ""
@@ -296,7 +299,7 @@ def parse(text: str) -> tuple[dict[str, Computation], Computation]:
 
 
 class Kernel(NamedTuple):
-    """An operation that is run, how often, and the bytes that it moves each time."""
+    """A kernel: its number of runs in one call, and the bytes that one run moves."""
 
     name: str
     opcode: str
@@ -305,14 +308,14 @@ class Kernel(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What a compiled program does to device memory.
+    """The memory traffic of one call of a compiled program.
 
     Attributes:
-        bytes: moved through it in one call.
-        kernels: run in one call.
-        temporary: bytes that it holds beside arguments and results.
-        seconds: XLA's own estimate of the time; None on GPU, and where there is a loop, whose body it counts once.
-        heaviest: the kernels, those first that move most.
+        bytes: moved through device memory.
+        kernels: number of kernel runs.
+        temporary: bytes of temporary memory, beside arguments and results.
+        seconds: XLA's estimate of the time. None on GPU, and None with a loop, since XLA counts its body once.
+        heaviest: the kernels in descending order of their bytes.
     """
 
     bytes: float
@@ -329,7 +332,7 @@ _SLICES = {"slice", "dynamic-slice", "gather"}
 
 
 def measure(compiled: Any) -> Traffic:
-    """What a compiled program moves, runs and holds."""
+    """Measure the traffic of a compiled program."""
     text = compiled.as_text()
     kernels = sorted(count(text), key=lambda kernel: -kernel.times * kernel.bytes)
     estimate = compiled.cost_analysis() or {}
@@ -344,7 +347,7 @@ def measure(compiled: Any) -> Traffic:
 
 
 def count(text: str) -> list[Kernel]:
-    """The kernels of a program, from the text that `as_text` gives."""
+    """Return the kernels of a program, from the text of `as_text`."""
     computations, entry = parse(text)
     return list(_kernels(computations, entry, 1))
 
@@ -371,7 +374,7 @@ def _kernels(computations: dict[str, Computation], computation: Computation, tim
 
 
 def _moved(computations: dict[str, Computation], computation: Computation, kernel: Instruction) -> float:
-    """Bytes that one run of a kernel reads and writes."""
+    """Return the bytes that one run of a kernel reads and writes."""
     read: dict[str, float] = {}
     whole: dict[str, float] = {}
     for position, name in enumerate(kernel.operands):
@@ -383,7 +386,7 @@ def _moved(computations: dict[str, Computation], computation: Computation, kerne
 
 
 def _source(computation: Computation, name: str) -> str:
-    """One name for one buffer, whatever it is seen through."""
+    """Resolve bitcasts and tuple elements, so that operands of the same buffer share one name."""
     instruction = computation.instructions[name]
     if instruction.opcode == "bitcast":
         return _source(computation, instruction.operands[0])
@@ -395,7 +398,7 @@ def _source(computation: Computation, name: str) -> str:
 
 
 def _updates(instruction: Instruction, computation: Computation) -> int | None:
-    """Entries that are written over in place, or None where a new array is written."""
+    """Return the number of entries that an instruction updates in place; None if it writes a new array."""
     if instruction.opcode == "dynamic-update-slice":
         update = instruction.operands[1]
     elif instruction.opcode == "scatter":
@@ -408,17 +411,17 @@ def _updates(instruction: Instruction, computation: Computation) -> int | None:
 
 
 def _behind(computation: Computation, instruction: Instruction) -> Instruction:
-    """What a bitcast is of."""
+    """Return the operand behind any bitcasts."""
     bitcast = instruction.opcode == "bitcast"
     return _behind(computation, computation.instructions[instruction.operands[0]]) if bitcast else instruction
 
 
 def _outputs(computation: Computation) -> list[Instruction]:
-    """What a fused computation hands out, one instruction for each array."""
+    """Return the outputs of a fused computation, one instruction for each buffer."""
     root = computation.instructions[computation.root]
     names = root.operands if root.opcode == "tuple" else (computation.root,)
     found = [_behind(computation, computation.instructions[name]) for name in names]
-    # A reduction of several arrays at once is one instruction with a buffer for each.
+    # Repeat a variadic reduction, which is one instruction with several buffers.
     return [instruction for instruction in found for _ in instruction.buffers]
 
 
@@ -437,7 +440,7 @@ def _written(computations: dict[str, Computation], computation: Computation, ker
 def _taken(
     computations: dict[str, Computation], user: Instruction, position: int, computation: Computation
 ) -> float | None:
-    """Entries that an instruction reads of an operand; None is all of them."""
+    """Return the number of entries that an instruction reads of an operand; None for all."""
     if user.opcode == "fusion":
         fused = computations[user.called("calls")]
         return _read(computations, fused, fused.parameters[position])
@@ -451,7 +454,7 @@ def _taken(
 
 
 def _read(computations: dict[str, Computation], fused: Computation, name: str) -> float | None:
-    """Entries that a fused computation reads of one of its values; None is all of them."""
+    """Return the number of entries that a fused computation reads of one of its values; None for all."""
     outputs = _outputs(fused)
     if name == fused.root or fused.instructions[name] in outputs:
         return None
@@ -460,7 +463,7 @@ def _read(computations: dict[str, Computation], fused: Computation, name: str) -
         if user.opcode in _VIEWS:
             taken = _read(computations, fused, user.name)
         elif _updates(user, fused) is not None and user not in outputs:
-            taken = None  # the new array is read on, and is not written in place
+            taken = None  # a later instruction reads the result, so the update is not in place
         else:
             taken = _taken(computations, user, position, fused)
         if taken is None:
@@ -470,7 +473,7 @@ def _read(computations: dict[str, Computation], fused: Computation, name: str) -
 
 
 def _trips(computations: dict[str, Computation], computation: Computation, loop: Instruction) -> int:
-    """How often a loop runs: as XLA notes it, else from a counter that goes from 0 to a constant in steps of 1."""
+    """Return the trip count of a loop: XLA's `known_trip_count`, else the bound of a counter from 0 in steps of 1."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(known[1])
     condition = computations[loop.called("condition")]
@@ -482,27 +485,27 @@ def _trips(computations: dict[str, Computation], computation: Computation, loop:
             bound = computation.instructions[computation.instructions[loop.operands[0]].operands[index]]
         if bound.opcode == "constant":
             return int(bound.literal)
-    raise ValueError(f"the number of trips is not in the program: {root}")
+    raise ValueError(f"the program does not give the number of trips of a loop: {root}")
 
 
 # --- Elementwise losses -------------------------------------------------------------------------------------------
 
 N = 10**8
 UNIT = 4 * N
-"""Bytes of one array of N float32 numbers, in which the first table counts."""
+"""Bytes of one array of N float32 numbers, the unit of the first table."""
 
 ROWS, COLUMNS, POSITIVES = 100_000, 1_000, 10
 
 
 class Row(NamedTuple):
-    """A loss as a function of its arrays, beside the same by hand and from optax.
+    """A row of the first table: a quantity of a loss, as a function of its arrays.
 
     Attributes:
-        title: the loss and what is given to it.
-        quantity: what is computed of it.
-        floor: arrays of N float32 numbers that have to be moved.
-        arrays: what it is computed of.
-        ours, by_hand, optax: the function; None where optax has no such loss.
+        title: the loss and its arguments.
+        quantity: "mean", "value_and_grad", "none" or "Hessian-vector product".
+        floor: the least traffic, in arrays of N float32 numbers.
+        arrays: shapes and dtypes of the arguments.
+        ours, by_hand, optax: the function in jaxbce, by hand and in optax; None if optax has no such loss.
     """
 
     title: str
@@ -523,13 +526,13 @@ def _mean(losses: Function) -> Function:
 
 
 def _step(title: str, floor: float, arrays: tuple[Any, ...], *losses: Function | None) -> Row:
-    """A row of value and gradient by the first array."""
+    """Build a row of the value and the gradient of the first array."""
     functions = (None if loss is None else jax.value_and_grad(loss) for loss in losses)
     return Row(title, "value_and_grad", floor, arrays, *functions)
 
 
 def _product(loss: Function) -> Function:
-    """The product of the Hessian and a vector."""
+    """Return the Hessian-vector product of a loss."""
     return lambda x, y, v: jax.jvp(lambda x: jax.grad(loss)(x, y), (x,), (v,))[1]
 
 
@@ -546,7 +549,7 @@ def _weighted_mean(x: Any, y: Any, weight: Any, losses: Function) -> Any:
 
 
 def _masked_mean(x: Any, y: Any, mask: Any) -> Any:
-    """The division stands inside the sum: outside, XLA counts the mask in a pass of its own and reads all once more."""
+    """Divide inside the sum, since XLA does not fuse the count of the mask with a sum that is divided afterwards."""
     return jnp.sum(jnp.where(mask, _bce(x, y), 0) * (1 / jnp.sum(mask)))
 
 
@@ -573,7 +576,7 @@ def _asymmetric(x: Any, y: Any) -> Any:
 
 
 def _sparse(x: Any, positives: Any) -> Any:
-    """Right where no positive is named twice."""
+    """Compute the mean loss of sparse labels, exact if no index occurs twice in a row."""
     return (jnp.sum(jax.nn.softplus(x)) - jnp.sum(jnp.take_along_axis(x, positives, -1))) / x.size
 
 
@@ -604,7 +607,7 @@ def _class_probs(x: Any, y: Any) -> Any:
 
 
 def rows() -> list[Row]:
-    """Every elementwise loss, with what it has to move."""
+    """Return the rows of the first table."""
     return [*_binary_rows(), *_other_rows(), *_class_rows()]
 
 
@@ -627,7 +630,7 @@ def _binary_rows() -> Iterator[Row]:
         _mean(lambda x, y, w: w * _bce(x, y)),
         _mean(lambda x, y, w: w * theirs(x, y)),
     )
-    # The weights are summed before the first gradient can be written, and are read again with it.
+    # Read the weights twice: every gradient depends on their sum.
     yield _step(
         f"{title}, weighted_mean",
         5.0,
@@ -636,7 +639,7 @@ def _binary_rows() -> Iterator[Row]:
         functools.partial(_weighted_mean, losses=_bce),
         functools.partial(_weighted_mean, losses=theirs),
     )
-    # So it is with the mask, which is counted: a quarter of an array, twice.
+    # Read the mask twice, a quarter of an array each time: every gradient depends on its count.
     yield _step(
         f"{title}, where",
         3.5,
@@ -671,7 +674,7 @@ def _binary_rows() -> Iterator[Row]:
         _mean(lambda x, y: theirs(x, y.astype(x.dtype))),
     )
     yield Row(title, "none", 3.0, (x, y), functools.partial(bce, reduction="none"), _bce, theirs)
-    # The curvature does not depend on the labels.
+    # Read the logits and the vector only, since the Hessian does not depend on the labels.
     products = map(_product, (bce, _mean(_bce), _mean(theirs)))
     yield Row(title, "Hessian-vector product", 3.0, (x, y, v), *products)
     yield _step(
@@ -713,11 +716,11 @@ def _other_rows() -> Iterator[Row]:
         _mean(functools.partial(theirs, alpha=0.25)),
     )
     yield _step("asymmetric", 3.0, (x, y), jaxbce.asymmetric_loss, _mean(_asymmetric))
-    # The indices and the logits that they name are a hundredth of an array each.
+    # Add a hundredth of an array for the indices, and another for the logits at the indices.
     yield Row("sparse BCE with logits", "mean", 1.02, (matrix, positives), sparse, _sparse)
-    # The indices once more, and the gradients that they name, which are corrected in place: read and written.
+    # Add the indices again, and the gradients at the indices, which a scatter in place reads and writes.
     yield _step("sparse BCE with logits", 2.05, (matrix, positives), sparse, _sparse)
-    # Two arrays of logits, whose labels are constants.
+    # Read two arrays of logits; the labels are constants.
     both = functools.partial(jax.value_and_grad, argnums=(0, 1))
     discriminator, generator = jaxbce.gan_discriminator_loss, jaxbce.gan_generator_loss
     yield Row("GAN, discriminator", "mean", 2.0, (x, y), discriminator, _discriminator)
@@ -729,7 +732,7 @@ def _other_rows() -> Iterator[Row]:
 
 
 def _class_rows() -> Iterator[Row]:
-    """A row of logits is read for its sum of exponentials, and once more for its gradient."""
+    """Yield the rows of the cross-entropy; a gradient reads the logits twice, since it depends on the sum of a row."""
     loss, title = jaxbce.cross_entropy, "cross-entropy"
     matrix, labels, weight = _array(ROWS, COLUMNS), _array(ROWS, dtype=jnp.int32), _array(COLUMNS)
     mask = _array(ROWS, dtype=bool)
@@ -759,7 +762,7 @@ LABELS, PAIRS = 1_048_576, 16_384
 
 
 class Loop(NamedTuple):
-    """Value and gradients of a loss that makes its logits in a loop, beside the same on all logits at once."""
+    """Value and gradients of a loss that computes its logits in a loop, beside the same on all logits at once."""
 
     title: str
     arrays: tuple[jax.ShapeDtypeStruct, ...]
@@ -768,7 +771,7 @@ class Loop(NamedTuple):
 
 
 def loops(labels: int = LABELS, pairs: int = PAIRS) -> list[Loop]:
-    """The head and the pairs, in float32 and bfloat16."""
+    """Return the linear head and the pairwise loss, in float32 and bfloat16."""
     return [
         _head(256, 128, labels, jnp.float32),
         _head(1024, 768, labels, jnp.bfloat16),
@@ -800,7 +803,7 @@ def _pairs(batch: int, width: int, dtype: Any) -> Loop:
         return jaxbce.sigmoid_contrastive_loss(x, y, logit_scale=scale, logit_bias=bias)
 
     def dense(x: Any, y: Any, scale: Any, bias: Any) -> Any:
-        """As the paper's appendix has it."""
+        """Compute the loss on full logits, as in the appendix of the SigLIP paper."""
         logits = scale * jnp.matmul(x, y.T, preferred_element_type=jnp.float32) + bias
         signs = 2 * jnp.eye(batch, dtype=logits.dtype) - 1
         return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / batch
@@ -810,7 +813,7 @@ def _pairs(batch: int, width: int, dtype: Any) -> Loop:
     return Loop(title, arrays, *(jax.value_and_grad(loss, (0, 1, 2, 3)) for loss in (ours, dense)))
 
 
-# --- What is shown ------------------------------------------------------------------------------------------------
+# --- Tables -------------------------------------------------------------------------------------------------------
 
 
 def _arrays_moved(device: Device, row: Row, function: Function | None) -> str:
@@ -841,7 +844,7 @@ def _loop(device: Device, loop: Loop) -> list[str]:
 
 
 def _show(header: list[str], lines: Iterator[list[str]]) -> None:
-    """Print a Markdown table, each row when it is known."""
+    """Print a Markdown table, each row as soon as its program is compiled."""
     for line in (header, ["---"] * len(header)):
         print("|", " | ".join(line), "|")
     for line in lines:
@@ -863,15 +866,17 @@ def _tables(device: Device, titles: list[str] | None) -> None:
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description="Memory traffic of every loss on accelerators; nothing is run.")
-    parser.add_argument("--device", nargs="+", default=DEFAULT, choices=DEVICES, help="to compile for")
-    parser.add_argument("--losses", nargs="+", help="only those whose titles start so")
+    """Print the tables of each device."""
+    parser = argparse.ArgumentParser(
+        description="Count the memory traffic of every loss on accelerators; nothing is run."
+    )
+    parser.add_argument("--device", nargs="+", default=DEFAULT, choices=DEVICES, help="devices to compile for")
+    parser.add_argument("--losses", nargs="+", help="count only the losses whose title starts with one of these")
     options = parser.parse_args()
     devices = [DEVICES[name] for name in options.device]
     if missing := sorted({wheel for device in devices for wheel in missing_wheels(device)}):
-        sys.exit(f'{", ".join(missing)}: not installed, and needed to compile: pip install -e ".[devices]"')
-    # Nothing runs on an accelerator, and the rest of its runtime need not be installed.
+        sys.exit(f'{", ".join(missing)}: not installed, but needed to compile. Install: pip install -e ".[devices]"')
+    # Keep JAX from initialising an accelerator, since compilation needs only the compiler.
     jax.config.update("jax_platforms", "cpu")
     for device in devices:
         _tables(device, options.losses)

@@ -1,14 +1,14 @@
-"""Time and memory of the losses over very many labels beside the usual way: one Markdown table.
+"""Measure time and memory of the losses over very many labels beside dense logits and labels: one Markdown table.
 
-``python benchmarks/large.py`` measures value and gradients, of a linear head fused with its loss and of logits whose
-labels are given by their indices, from ten thousand labels to a million. The usual way is a product, labels of the size
-of the logits, and a loss of these, in JAX with optax and in PyTorch. The labels it needs are made beforehand and handed
-over: their making is not measured. As in speed.py, the contenders of a row run in turns, a ratio is the median of our
-time by theirs in the same turn, with quartiles, and below 1 we are faster. Memory is what compiled code needs beside
-arguments and results. Where the logits would take more than ``--most`` gigabytes, the usual way is left out.
+``python benchmarks/large.py`` measures value and gradients of a linear head fused with its loss, and of sparse labels
+(indices of the positives) on given logits, from ten thousand labels to a million. The peers are optax and PyTorch: a
+matrix product, then a loss on dense logits and dense labels. The dense labels are arguments, so the time leaves their
+construction out. The contenders of a row take turns as in speed.py. A ratio is the median over the turns of time of
+jaxbce ÷ time of the other library, with the quartiles beside it: below 1 jaxbce is faster. Memory is the temporary
+memory of the compiled call, beside arguments and results. If the logits would exceed ``--most`` gigabytes, the peers
+are left out.
 
-The last rows are those where least is gained: features so wide, and batches so small, that the products of matrices
-are all that counts.
+The last rows have wide features and small batches, so that the matrix products dominate: there the fusion gains least.
 """
 
 import argparse
@@ -28,9 +28,10 @@ POSITIVES = 10
 
 
 class Case(NamedTuple):
-    """A loss, what is differentiated, and the sizes; `linear` has features and a kernel, else there are logits.
+    """A loss with its sizes and the argnums of its gradients.
 
-    The peers differentiate what we do, unless `theirs` says otherwise.
+    If `linear`, the arguments are features, kernel and bias; otherwise they are the logits. `theirs` are the argnums of
+    the peers, if they differ from `gradients`.
     """
 
     title: str
@@ -45,7 +46,7 @@ class Case(NamedTuple):
 
 
 def cases(sizes: list[int]) -> list[Case]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     few, middle = sizes[0], sizes[len(sizes) // 2]
     rows = [Case("linear", labels) for labels in sizes]
     rows += [
@@ -59,7 +60,7 @@ def cases(sizes: list[int]) -> list[Case]:
 
 
 def _data(case: Case) -> tuple[list[np.ndarray], np.ndarray]:
-    """What is differentiated, and the positives."""
+    """Draw the arrays to differentiate, and the indices of the positives."""
     rng = np.random.default_rng(0)
     if case.linear:
         shapes = (case.batch, case.width), (case.width, case.labels), (case.labels,)
@@ -92,7 +93,7 @@ def _naive(case: Case) -> Callable[..., Any]:
 def _jax_run(
     case: Case, loss: Callable[..., Any], gradients: tuple[int, ...], arrays: list[np.ndarray], labels: np.ndarray
 ) -> tuple[Run, float]:
-    """The compiled call, and the megabytes it needs."""
+    """Compile a call; return its run and its temporary memory in megabytes."""
     placed = [*(jnp.asarray(array, case.dtype) for array in arrays), jnp.asarray(labels)]
     compiled = jax.jit(jax.value_and_grad(loss, gradients)).lower(*placed).compile()
     return lambda: jax.block_until_ready(compiled(*placed)), compiled.memory_analysis().temp_size_in_bytes / 1e6
@@ -116,7 +117,7 @@ def _torch_run(case: Case, gradients: tuple[int, ...], arrays: list[np.ndarray],
 
 
 def measure(case: Case, seconds: float, most: float, missing: set[str]) -> list[str]:
-    """A row of the table."""
+    """Measure a row of the table."""
     arrays, positives = _data(case)
     theirs = case.theirs or case.gradients
     runs, memory = {}, {}
@@ -146,11 +147,11 @@ def measure(case: Case, seconds: float, most: float, missing: set[str]) -> list[
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Time and memory of the losses over very many labels.")
+    parser = argparse.ArgumentParser(description="Measure time and memory of the losses over very many labels.")
     parser.add_argument("--sizes", type=float, nargs="*", default=[1e4, 102_400, 1_024_000], help="numbers of labels")
-    parser.add_argument("--losses", default="", help="only those whose title contains this")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for the turns of one row")
-    parser.add_argument("--most", type=float, default=2.0, help="gigabytes of logits up to which the usual way runs")
+    parser.add_argument("--losses", default="", help="measure only the losses whose title contains this text")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds for the turns of a row")
+    parser.add_argument("--most", type=float, default=2.0, help="gigabytes of logits up to which the peers run")
     parser.add_argument("--without", nargs="*", default=[], choices=["torch"], help="leave these peers out")
     options = parser.parse_args()
     missing = (missing_peers() & {"torch"}) | set(options.without)

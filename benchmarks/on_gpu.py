@@ -1,22 +1,23 @@
-"""Time of the losses on a GPU beside their peers: one Markdown table.
+"""Measure the time of the losses on a GPU beside their peers: one Markdown table.
 
 ``benchmarks/on_gpu.sh`` runs the tests marked `accelerator` and then this script, in less than seven minutes together.
-It needs jax and optax; PyTorch where it is installed. Each row is printed when it is known, and a failure is a cell.
+The script needs jax and optax, and uses PyTorch if it is installed. It prints each row at once; a failed contender has
+its error in the cell.
 
 Contenders take turns as in `benchmarks/speed.py`. A ratio is the median over the turns of time of jaxbce ÷ time of the
-other, with the quartiles beside it. A turn starts up to 32 calls of a contender before it waits for the last one, so
-that the GPU does not wait for Python. PyTorch computes on the arrays of JAX.
+other library, with the quartiles beside it. A turn enqueues up to 32 calls of a contender before it blocks on the last
+one, so that the GPU does not wait for Python. PyTorch computes on the arrays of JAX.
 
 - "of copy" is time of a copy ÷ time of jaxbce. The copy is x + 1, on an array of float32 that moves the bytes of the
-  floor: each argument of the loss read once, each result written once. The bandwidth of that copy stands beside it.
+  floor: each argument of the loss read once, each result written once. The next column is the bandwidth of the copy.
 - At 1e7 entries the cache of a large GPU holds part of an array, and a call takes hardly longer than its launch. The
   time of a launch stands below the table.
-- "by hand" is the formula in one line under `jit`. From bfloat16 logits it makes bfloat16 losses, and jaxbce makes
-  float32 losses.
+- "by hand" is the formula in one line under `jit`. From bfloat16 logits it computes bfloat16 losses, and jaxbce
+  computes float32 losses.
 
-For the head and the pairs, "by hand" is the same step on all logits at once. Each loop runs in a process of its own.
-The peak memory of that process, arguments and results included, is read after the first calls of jaxbce, and once more
-after the first calls of the dense step.
+For the linear head and the pairwise loss, "by hand" is the same step on all logits at once. Each of these rows runs in
+a subprocess. The peak memory of the subprocess, arguments and results included, is read after the first calls of
+jaxbce, and again after the first calls of the dense step.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Leave memory to PyTorch: JAX takes three quarters of a GPU in advance. JAX reads this when it first looks for a GPU.
+# Leave memory to PyTorch: JAX preallocates three quarters of a GPU. JAX reads the variable when it creates its backend.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -47,18 +48,18 @@ COLUMNS = ["loss", "quantity", "N", "ms", "of copy", "copy, GB/s", *RATIOS, "pea
 # --- Calls in batches ---------------------------------------------------------------------------------------------
 
 BATCH, MOST = 10e-3, 32
-"""Seconds that the calls of a batch take together, and the largest number of calls."""
+"""The target time of a batch, in seconds, and the largest number of its calls."""
 
 
 class Batch(NamedTuple):
-    """A run that starts this number of calls and then waits for the last."""
+    """A run that enqueues `calls` calls and blocks on the last."""
 
     run: Run
     calls: int
 
 
 def _batch(call: Run, wait: Callable[[Any], Any]) -> Batch:
-    wait(call())  # compiles, or finds its memory
+    wait(call())  # compiles, or allocates memory
     started = time.perf_counter()
     wait(call())
     calls = min(max(round(BATCH / (time.perf_counter() - started)), 1), MOST)
@@ -79,20 +80,20 @@ def _jax_batch(function: Callable[..., Any], arrays: list[Any]) -> Batch:
 def _torch_batch(loss: Loss, quantity: str, arrays: list[Any], compiled: bool) -> Batch:
     import torch
 
-    torch.compiler.reset()  # forget the shapes of the last row, which would count as recompilations
+    torch.compiler.reset()  # a new shape would count towards the recompilation limit
     wrap = functools.partial(torch.compile, dynamic=False) if compiled else lambda function: function
     call = torch_run(loss, quantity, [torch.from_dlpack(array) for array in arrays], wrap)
     return _batch(call, lambda _: torch.cuda.synchronize() if torch.cuda.is_available() else None)
 
 
 def _times(batches: dict[str, Batch], seconds: float) -> dict[str, np.ndarray]:
-    """Seconds of one call of each, turn by turn."""
+    """Measure the seconds of one call of each batch, turn by turn."""
     turns = take_turns({name: batch.run for name, batch in batches.items()}, seconds)
     return {name: times / batches[name].calls for name, times in turns.items()}
 
 
 def _cause(error: Exception, what: str) -> str:
-    """Print the error to stderr, and return the cell that stands for it."""
+    """Print an error to stderr, and return its cell of the table."""
     print(f"{what}: {error!r:.400}", file=sys.stderr, flush=True)
     exhausted = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
     return "out of memory" if exhausted else f"failed: {type(error).__name__}"
@@ -101,7 +102,7 @@ def _cause(error: Exception, what: str) -> str:
 def _measure(
     title: str, makers: dict[str, Callable[[], Batch]], seconds: float
 ) -> tuple[str, list[str], dict[str, np.ndarray]]:
-    """Time the contenders that can be made: the cells of jaxbce and of the ratios to its peers, and all times."""
+    """Time the contenders that compile; return the cell of jaxbce, the ratios to its peers, and all times."""
     batches, causes = {}, {}
     for name, make in makers.items():
         try:
@@ -138,7 +139,7 @@ BY_HAND: dict[str, dict[str, Loss]] = {
     "sigmoid_focal_loss": {"by hand": _mean(_focal)},
     "cross_entropy, 1000 classes": {"by hand": _mean(_classes)},
 }
-"""The losses to measure, each with the formula by hand where `benchmarks/speed.py` has none."""
+"""The losses to measure, each with its formula by hand unless `benchmarks/speed.py` has one."""
 
 
 @functools.lru_cache(1)
@@ -168,7 +169,7 @@ def _row(title: str, quantity: str, n: int, options: argparse.Namespace) -> list
     return [own, share, bandwidth, *ratios]
 
 
-# --- The head and the pairs ---------------------------------------------------------------------------------------
+# --- Linear head and pairwise loss --------------------------------------------------------------------------------
 
 
 def _filled(array: jax.ShapeDtypeStruct) -> Any:
@@ -179,7 +180,7 @@ def _filled(array: jax.ShapeDtypeStruct) -> Any:
 
 
 def _loop(loop: Loop, seconds: float) -> list[str]:
-    """Cells of a loop, in a process that does nothing else."""
+    """Measure the cells of a loop; call it in a subprocess of its own, since the peak memory is that of a process."""
     arrays, peaks = [_filled(array) for array in loop.arrays], []
 
     def make(function: Callable[..., Any]) -> Batch:
@@ -194,7 +195,7 @@ def _loop(loop: Loop, seconds: float) -> list[str]:
 
 
 def _loop_apart(number: int, options: argparse.Namespace, limit: float) -> list[str]:
-    """Start that process. A crash, or a compilation that takes too long, costs this row alone."""
+    """Run `_loop` in a subprocess, so that a crash or a timeout costs this row alone."""
     arguments = {"loop": number, "labels": options.labels, "pairs": options.pairs, "each": options.each}
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, __file__, *words]
@@ -202,14 +203,14 @@ def _loop_apart(number: int, options: argparse.Namespace, limit: float) -> list[
     return done.stdout.splitlines()[-1].split(" | ")
 
 
-# --- What is shown ------------------------------------------------------------------------------------------------
+# --- Table --------------------------------------------------------------------------------------------------------
 
 LIMIT = 90.0
-"""Seconds that the process of a loop may take."""
+"""The timeout of the subprocess of a loop, in seconds."""
 
 
 def _rows(options: argparse.Namespace, left: Callable[[], float]) -> Iterator[list[str]]:
-    """The loops first, while this process holds no memory of the GPU."""
+    """Yield the rows: the loops first, while this process holds no memory of the GPU."""
     todo: list[tuple[list[str], Callable[[], list[str]]]] = []
     for number, loop in enumerate(loops(options.labels, options.pairs)):
         head = [loop.title, "value and gradients", "—"]
@@ -227,7 +228,7 @@ def _rows(options: argparse.Namespace, left: Callable[[], float]) -> Iterator[li
 
 
 def _torch_computes_here() -> bool:
-    """Whether PyTorch is installed, and has a GPU if JAX has one."""
+    """Check that PyTorch is installed, and has a GPU if JAX has one."""
     try:
         import torch
     except Exception as error:
@@ -246,13 +247,13 @@ def _driver() -> str:
 
 
 def _launch() -> str:
-    """Time a compiled call that computes next to nothing."""
+    """Time a launch: a compiled call on a scalar."""
     times = _times({"launch": _jax_batch(lambda x: x + 1, [jnp.zeros(())])}, 0.1)
     return f"{np.median(times['launch']) * 1e6:.0f} µs"
 
 
 def _report(options: argparse.Namespace, left: Callable[[], float]) -> Iterator[str]:
-    """The lines of the report."""
+    """Yield the lines of the report."""
     yield f"{machine(set(options.without), ('torch',))} Driver {_driver()}.\n"
     for cells in itertools.chain([COLUMNS, ["---"] * len(COLUMNS)], _rows(options, left)):
         yield f"| {' | '.join(cells)} |"
@@ -261,15 +262,17 @@ def _report(options: argparse.Namespace, left: Callable[[], float]) -> Iterator[
 
 def main() -> None:
     """Print the table, line by line."""
-    parser = argparse.ArgumentParser(description="Time of the losses on a GPU beside their peers.")
-    parser.add_argument("--sizes", type=float, nargs="*", default=[1e8, 1e7], help="entries of elementwise losses")
-    parser.add_argument("--labels", type=int, default=LABELS, help="of the head")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="examples of the pairwise loss")
-    parser.add_argument("--seconds", type=float, default=400.0, help="after which rows are skipped")
-    parser.add_argument("--each", type=float, default=0.5, help="seconds for the turns of one row")
+    parser = argparse.ArgumentParser(description="Measure the time of the losses on a GPU beside their peers.")
+    parser.add_argument(
+        "--sizes", type=float, nargs="*", default=[1e8, 1e7], help="numbers of entries of elementwise losses"
+    )
+    parser.add_argument("--labels", type=int, default=LABELS, help="number of labels of the linear head")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="batch size of the pairwise loss")
+    parser.add_argument("--seconds", type=float, default=400.0, help="skip the rows that remain after this time")
+    parser.add_argument("--each", type=float, default=0.5, help="seconds for the turns of a row")
     parser.add_argument("--without", nargs="*", default=[], choices=PEERS[2:], help="leave these peers out")
-    parser.add_argument("--out", type=Path, default=Path(os.devnull), help="write the table to this file too")
-    parser.add_argument("--note", default="", help="a sentence to stand below the table")
+    parser.add_argument("--out", type=Path, default=Path(os.devnull), help="write the report to this file too")
+    parser.add_argument("--note", default="", help="text below the table")
     parser.add_argument("--loop", type=int, help="print the cells of this loop alone")
     options = parser.parse_args()
     end = time.perf_counter() + options.seconds

@@ -1,13 +1,14 @@
-"""Time and memory of jaxbce beside its peers: one Markdown table, and a chart.
+"""Measure time and memory of jaxbce beside its peers: one Markdown table, and a chart.
 
 ``python benchmarks/speed.py`` measures every loss at ten million entries, and the plain binary cross-entropy from a
-thousand to a hundred million. The contenders of a row run in turns in one process, so that what disturbs one disturbs
-all; a ratio is the median over the turns of our time by theirs in the same turn, with the quartiles beside it, and
-below 1 we are faster. The floor reads the inputs once and, where a result of their size is asked for, writes one; of a
-layer it reads the labels alone, and multiplies nothing.
+thousand to a hundred million. The contenders of a row take turns in one process, so that a disturbance of the machine
+hits all of them. A ratio is the median over the turns of time of jaxbce ÷ time of the other library, with the
+quartiles beside it: below 1 jaxbce is faster. The floor reads each input once, and writes one result if the quantity
+has the size of the inputs. The floor of a layer reads the labels alone, and has no matrix product.
 
-The peers come with the extra `bench`; one that is not installed says so. Every JAX library runs under `jit` but in the
-rows of eager calls. Inputs are float32 normal logits of standard deviation 3 and hard labels, unless a row says so.
+The peers come with the extra `bench`; the last line of the output names the peers that are not installed. Every JAX
+library runs under `jit`, except in the rows of eager calls. Inputs are float32 normal logits of standard deviation 3
+and hard labels, unless a row says otherwise.
 """
 
 import argparse
@@ -28,18 +29,18 @@ import optax
 
 import jaxbce
 
-Loss = Callable[..., Any]  # (reduction, *arrays) -> the loss
-Run = Callable[[], Any]  # one measured call, until its result is there
+Loss = Callable[..., Any]  # (reduction, *arrays) -> loss
+Run = Callable[[], Any]  # one measured call, which blocks until its result is ready
 
 TURNS = 7
-"""How many a row has at least, if it is given any time: with none, one turn shows that everything runs."""
+"""The least number of turns of a row. With ``--seconds 0`` a row has one turn, a test that every contender runs."""
 
 
-# --- What is measured ---------------------------------------------------------------------------------------------
+# --- Cases --------------------------------------------------------------------------------------------------------
 
 
 class Case(NamedTuple):
-    """A loss with its arguments, and by the name of a library how one writes it there."""
+    """A loss: its title, a maker of its arrays, and its function in each library."""
 
     title: str
     arrays: Callable[[np.random.Generator, int], list[np.ndarray]]
@@ -74,7 +75,7 @@ def _classes(rng: np.random.Generator, n: int, classes: int) -> list[np.ndarray]
 
 
 def _layer(rng: np.random.Generator, n: int) -> list[np.ndarray]:
-    """Kernel and features of a layer, whose product has the shape of the labels, and logits of standard deviation 3."""
+    """Draw the kernel, labels and features of a linear layer, scaled to logits of standard deviation 3."""
     rows, width, outputs = max(n // 1000, 1), 64, 1000
     kernel = rng.standard_normal((width, outputs), np.float32) * np.float32(3 / width**0.5)
     labels = (rng.random((rows, outputs), np.float32) < 0.5).astype(np.float32)
@@ -82,12 +83,12 @@ def _layer(rng: np.random.Generator, n: int) -> list[np.ndarray]:
 
 
 def _of_layer(loss: Loss) -> Loss:
-    """The loss of the logits that a layer makes, so that they are no argument of the step."""
+    """Compose a loss with a linear layer, so that the logits are an intermediate of the step and no argument."""
     return lambda reduction, kernel, labels, features: loss(reduction, features @ kernel, labels)
 
 
 def _mean(elementwise: Loss) -> Loss:
-    """A loss with a reduction, of one that has none."""
+    """Add the argument `reduction` to an elementwise loss."""
 
     def loss(reduction: str, *arrays: Any) -> Any:
         losses = elementwise(*arrays)
@@ -97,7 +98,7 @@ def _mean(elementwise: Loss) -> Loss:
 
 
 def _ours(function: Loss, *names: str, **options: Any) -> Loss:
-    """A loss of jaxbce, whose arrays after the second are options of these names."""
+    """Wrap a loss of jaxbce; `names` are the keyword arguments for the arrays after the second."""
 
     def loss(reduction: str, x: Any, y: Any, *more: Any) -> Any:
         return function(x, y, reduction=reduction, **options, **dict(zip(names, more, strict=True)))
@@ -106,7 +107,7 @@ def _ours(function: Loss, *names: str, **options: Any) -> Loss:
 
 
 def _torch(name: str, *names: str) -> Loss:
-    """The same of torch.nn.functional."""
+    """Wrap a loss of `torch.nn.functional`; `names` as in `_ours`."""
 
     def loss(reduction: str, x: Any, y: Any, *more: Any) -> Any:
         import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation has it; not always installed
@@ -129,7 +130,7 @@ def _torch_masked(reduction: str, x: Any, y: Any, mask: Any) -> Any:
 
 
 def _torch_focal(reduction: str, x: Any, y: Any) -> Any:
-    """As torchvision.ops.sigmoid_focal_loss computes it, with alpha=-1."""
+    """Compute the focal loss as `torchvision.ops.sigmoid_focal_loss` does, with alpha=-1."""
     import torch
 
     loss, p = _torch("binary_cross_entropy_with_logits")("none", x, y), torch.sigmoid(x)
@@ -145,7 +146,7 @@ def _keras(name: str, *, from_logits: bool) -> Loss:
 
 
 def _by_hand(x: Any, y: Any) -> Any:
-    """What is copied from one code base to the next."""
+    """Compute the common stable formula, max(x, 0) - x·y + log1p(exp(-|x|))."""
     return jnp.maximum(x, 0) - x * y + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
@@ -158,7 +159,7 @@ def _masked_mean(elementwise: Loss) -> Loss:
 
 
 def cases() -> Iterator[Case]:
-    """Every loss, and how its peers write it."""
+    """Yield every loss with its peers."""
     bce, theirs = jaxbce.binary_cross_entropy_with_logits, optax.sigmoid_binary_cross_entropy
     logits, probs = "binary_cross_entropy_with_logits", "binary_cross_entropy"
     keras = _keras("binary_crossentropy", from_logits=True)
@@ -170,7 +171,7 @@ def cases() -> Iterator[Case]:
         "by hand": _mean(_by_hand),
     }
     yield Case(logits, _logits, plain)
-    pos_weight = _mean(lambda x, y: (1 + 2 * y) * theirs(x, y))  # optax has none: right for hard labels alone
+    pos_weight = _mean(lambda x, y: (1 + 2 * y) * theirs(x, y))  # optax has no pos_weight; exact for hard labels only
     yield Case(
         f"{logits}, `pos_weight`",
         _logits,
@@ -207,7 +208,7 @@ def cases() -> Iterator[Case]:
         _logits,
         {"jaxbce": _ours(jaxbce.sigmoid_focal_loss), "optax": focal, "torch": _torch_focal},
     )
-    # The peer is optax's focal loss: it has no asymmetric one.
+    # Compare with optax's focal loss, since optax has no asymmetric loss.
     yield Case("asymmetric_loss", _logits, {"jaxbce": _ours(jaxbce.asymmetric_loss), "optax": focal})
     for classes in (10, 1000):
         yield Case(
@@ -222,13 +223,13 @@ def cases() -> Iterator[Case]:
         )
 
 
-# --- How it is run ------------------------------------------------------------------------------------------------
+# --- Runs and turns -----------------------------------------------------------------------------------------------
 
 QUANTITIES = ("mean", "value_and_grad", "none", "HVP")
 
 
 def jax_function(loss: Loss, quantity: str) -> Callable[..., Any]:
-    """A loss of arrays, or what is asked for of it."""
+    """Return the function of the arrays that computes a quantity of a loss."""
     if quantity in ("mean", "none"):
         return functools.partial(loss, quantity)
     mean = functools.partial(loss, "mean")
@@ -238,7 +239,7 @@ def jax_function(loss: Loss, quantity: str) -> Callable[..., Any]:
 
 
 def _jax_run(loss: Loss, quantity: str, arrays: list[np.ndarray]) -> tuple[Run, float]:
-    """The compiled call, and the memory that it needs beside arguments and results, in units of the largest array."""
+    """Compile a call; return its run and its temporary memory ÷ bytes of the largest array."""
     placed = [jnp.asarray(array) for array in arrays]
     compiled = jax.jit(jax_function(loss, quantity)).lower(*placed).compile()
     stored, largest = compiled.memory_analysis().temp_size_in_bytes, max(array.nbytes for array in placed)
@@ -254,7 +255,7 @@ def _tensor(array: np.ndarray) -> Any:
 
 
 def torch_run(loss: Loss, quantity: str, tensors: list[Any], wrap: Callable[[Loss], Loss]) -> Run:
-    """The call in PyTorch; class indices become int64 beforehand, as it wants them."""
+    """Return the run of a PyTorch call. Class indices are cast to int64 beforehand, as PyTorch requires."""
     import torch
 
     x, *more = (tensor.long() if tensor.dtype == torch.int32 else tensor for tensor in tensors)
@@ -273,7 +274,7 @@ def torch_run(loss: Loss, quantity: str, tensors: list[Any], wrap: Callable[[Los
 def _floor(quantity: str, arrays: list[np.ndarray]) -> Run:
     size = max(array.size for array in arrays)
     inputs = [jnp.asarray(array) for array in arrays if array.size == size]
-    # With class indices, "none" reads all logits and writes a loss for each row of them.
+    # Write no array for "none" with class indices: the losses have one entry per row of logits.
     of_classes = any(array.dtype == np.int32 for array in arrays)
     writes = quantity in ("value_and_grad", "HVP") or (quantity == "none" and not of_classes)
 
@@ -286,7 +287,7 @@ def _floor(quantity: str, arrays: list[np.ndarray]) -> Run:
 
 
 def _runs(case: Case, quantity: str, n: int, missing: set[str]) -> tuple[dict[str, Run], dict[str, float]]:
-    """By contender, its call and (for JAX) its memory."""
+    """Return the run of each contender, and the temporary memory of those on JAX."""
     arrays = case.arrays(np.random.default_rng(0), n)
     runs, memory = {"floor": _floor(quantity, arrays)}, {}
     for library, loss in case.losses.items():
@@ -305,16 +306,16 @@ def _runs(case: Case, quantity: str, n: int, missing: set[str]) -> tuple[dict[st
 
 
 def take_turns(runs: dict[str, Run], seconds: float, pause: float = 0.0) -> dict[str, np.ndarray]:
-    """The time of one call of each, turn by turn. The calls of a turn follow one another after a pause, or at once."""
+    """Measure the seconds of one call of each run, turn by turn; sleep for `pause` seconds before each call."""
     repeats = {}
     for name, run in runs.items():
-        run()  # the first call compiles, or finds its memory
+        run()  # compiles, or allocates memory
         repeats[name] = max(1, round(2e-3 / _seconds(run, 1, pause)))
     turns: list[dict[str, float]] = []
     least = TURNS if seconds else 1
     started = time.perf_counter()
     while len(turns) < least or time.perf_counter() - started < seconds:
-        # Each turn starts with another one, so that nobody always runs after the same neighbour.
+        # Rotate the order from turn to turn, so that each contender is the first of a turn equally often.
         first = len(turns) % len(runs)
         order = [*runs][first:] + [*runs][:first]
         turns.append({name: _seconds(runs[name], repeats[name], pause) for name in order})
@@ -322,13 +323,13 @@ def take_turns(runs: dict[str, Run], seconds: float, pause: float = 0.0) -> dict
 
 
 REST = 5e-3
-"""Seconds after which the threads of the one before, who wait for more to do in a loop, have left the cores."""
+"""Seconds to sleep before each contender, until the spinning worker threads of the last one have left the cores."""
 
 
 def _seconds(run: Run, repeats: int, pause: float) -> float:
     time.sleep(REST)
     if repeats > 1:
-        run()  # wakes the threads of this one up
+        run()  # wakes the worker threads of this contender
     total = 0.0
     for _ in range(repeats):
         if pause:
@@ -339,16 +340,16 @@ def _seconds(run: Run, repeats: int, pause: float) -> float:
     return total / repeats
 
 
-# --- Calls that are not compiled beforehand -----------------------------------------------------------------------
+# --- Eager calls and compilation ----------------------------------------------------------------------------------
 
 
 PAUSE = 1e-4
-"""Seconds between one eager call and the next, as there is other work between them. In a tight loop the threads of XLA
-stay awake while compiled calls follow one another, and fall asleep between eager ones."""
+"""Seconds to sleep before each eager call, in place of the other work of a program. In a tight loop the threads of XLA
+stay awake between compiled calls, and fall asleep between eager calls."""
 
 
 def _eager_runs(n: int) -> dict[str, Run]:
-    """Calls outside `jit`; the floor is here what the same call costs inside."""
+    """Return the runs of eager calls; their floor is the same call of jaxbce under `jit`."""
     x, y = map(jnp.asarray, _logits(np.random.default_rng(0), n))
     ours, theirs = jaxbce.binary_cross_entropy_with_logits, _mean(optax.sigmoid_binary_cross_entropy)
     compiled = jax.jit(ours)
@@ -361,7 +362,7 @@ def _eager_runs(n: int) -> dict[str, Run]:
 
 
 def _compile_runs(case: Case) -> dict[str, Run]:
-    """Tracing and compiling a step from nothing."""
+    """Return runs that trace and compile a step with empty caches."""
     arrays = [jnp.asarray(array) for array in case.arrays(np.random.default_rng(0), 1000)]
 
     def run(loss: Loss) -> None:
@@ -372,13 +373,13 @@ def _compile_runs(case: Case) -> dict[str, Run]:
     return {name: functools.partial(run, loss) for name, loss in jax_libraries.items()}
 
 
-# --- What is shown ------------------------------------------------------------------------------------------------
+# --- Table and chart ----------------------------------------------------------------------------------------------
 
 PEERS = ("optax", "torch", "torch.compile", "Keras", "by hand")
 
 
 def ratio(times: dict[str, np.ndarray], name: str) -> str:
-    """Our time by that of a contender, turn by turn: the median and the quartiles; a dash for one that did not run."""
+    """Format time of jaxbce ÷ time of a contender: median and quartiles over the turns; a dash if it did not run."""
     if name not in times:
         return "—"
     low, median, high = np.quantile(times["jaxbce"] / times[name], (0.25, 0.5, 0.75))
@@ -399,8 +400,8 @@ def _row(title: str, what: str, n: int, times: dict[str, np.ndarray], memory: di
 
 
 def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
-    """Time of one entry, by row and contender."""
-    import matplotlib  # here, so that a machine without it can use the rest of this module
+    """Draw the time of one entry, by row and contender."""
+    import matplotlib  # imported here, since on_gpu.py imports this module without matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -428,7 +429,7 @@ def show(header: list[str], rows: list[list[str]]) -> None:
 
 
 def machine(missing: set[str], peers: tuple[str, ...] = ("torch", "Keras")) -> str:
-    """What ran, and where."""
+    """Return the hardware, the versions of the libraries and the peers that were left out."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -441,7 +442,7 @@ def machine(missing: set[str], peers: tuple[str, ...] = ("torch", "Keras")) -> s
 
 
 def missing_peers() -> set[str]:
-    """The peers that are not installed."""
+    """Return the names of the peers that are not installed."""
     missing = set()
     os.environ.setdefault("KERAS_BACKEND", "jax")
     for name, module in (("torch", "torch"), ("Keras", "keras")):
@@ -458,13 +459,19 @@ def main() -> None:
 
     every = list(cases())
     plain = every[0]
-    parser = argparse.ArgumentParser(description="Time and memory of jaxbce beside its peers.")
-    parser.add_argument("--size", type=float, default=1e7, help="entries of every loss")
-    parser.add_argument("--sizes", type=float, nargs="*", default=[1e3, 1e4, 1e5, 1e6, 1e8], help="of the plain one")
-    parser.add_argument("--losses", nargs="*", choices=[case.title for case in every], help="only these")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for the turns of one row")
+    parser = argparse.ArgumentParser(description="Measure time and memory of jaxbce beside its peers.")
+    parser.add_argument("--size", type=float, default=1e7, help="number of entries of every loss")
+    parser.add_argument(
+        "--sizes",
+        type=float,
+        nargs="*",
+        default=[1e3, 1e4, 1e5, 1e6, 1e8],
+        help="sizes of the plain binary cross-entropy",
+    )
+    parser.add_argument("--losses", nargs="*", choices=[case.title for case in every], help="measure only these losses")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds for the turns of a row")
     parser.add_argument("--without", nargs="*", default=[], choices=PEERS, help="leave these peers out")
-    parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="where to save the chart")
+    parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="file of the chart")
     options = parser.parse_args()
     missing = missing_peers() | set(options.without)
     chosen = [case for case in every if options.losses is None or case.title in options.losses]
