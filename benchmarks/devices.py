@@ -549,7 +549,7 @@ def _weighted_mean(x: Any, y: Any, weight: Any, losses: Function) -> Any:
 
 
 def _masked_mean(x: Any, y: Any, mask: Any) -> Any:
-    """Divide inside the sum, since XLA does not fuse the count of the mask with a sum that is divided afterwards."""
+    """Divide inside the sum: after it, XLA counts the mask in a separate pass and reads every array once more."""
     return jnp.sum(jnp.where(mask, _bce(x, y), 0) * (1 / jnp.sum(mask)))
 
 

@@ -1,14 +1,15 @@
-"""Train on eight devices, and get what one device gets.
+"""Train on eight devices, and match the losses and parameters of one device.
 
-scikit-learn's handwritten digits with ten labels each ("is it a 3?"), of which some are known and some not. Each
-device holds an eighth of the batch, and what is known differs: almost everything on the first, next to nothing on the
-last. The loss of the batch is Σ of all known losses / number of all known labels. Two ways lead to it:
+The data are scikit-learn's handwritten digits with ten binary labels each ("is it a 3?"), some of them unknown. Each
+device holds a shard of the batch, an eighth of the examples. The known share of the labels differs from 95 % on the
+first device to 0.5 % on the last. The loss of the batch is Σ of the losses of known labels / number of known labels.
+Two programs compute it:
 
-- arrays with a `NamedSharding`, and a step under `jit` as for one device: the compiler sees to the sums;
-- `jax.shard_map`, in which a step sees one device's part: `Average.psum` adds totals and counts, and divides once.
+- arrays with a `NamedSharding`, and the step for one device under `jit`: the compiler inserts the collectives;
+- `jax.shard_map`, under which a step sees one shard: `Average.psum` sums totals and counts, then divides once.
 
-A third is often written, and wrong: each device takes its mean, and `pmean` the mean of the means. A known label on the
-last device then counts many times as much as one on the first. The devices are simulated: the processor plays eight.
+A third program is common, and wrong: `pmean` of the means of the devices. A known label on the last device then weighs
+many times as much as a known label on the first. The eight devices are simulated on the CPU.
 
 Run it with: python examples/data_parallel.py
 """
@@ -26,32 +27,32 @@ from tqdm import tqdm
 from jaxbce import Average, binary_cross_entropy_with_logits
 
 DEVICES = 8
-OVER, SAME = PartitionSpec("data"), PartitionSpec()  # split over the devices; the same on each
+OVER, SAME = PartitionSpec("data"), PartitionSpec()  # split over the devices; replicated
 
 
 def predict(params, images):
-    """Ten logits."""
+    """Compute ten logits per image."""
     return images @ params["kernel"] + params["bias"]
 
 
 def loss_fn(params, images, labels, known):
-    """The step's loss as for one device."""
+    """Compute the mean over the known labels, as on one device."""
     return binary_cross_entropy_with_logits(predict(params, images), labels, where=known)
 
 
 def average_loss(params, images, labels, known):
-    """Inside `shard_map`: this device's total and count, added to those of the others."""
+    """Compute the mean inside `shard_map`: sum totals and counts over the devices, then divide."""
     losses = binary_cross_entropy_with_logits(predict(params, images), labels, where=known, reduction="none")
     return Average.of(losses, where=known).psum("data").value
 
 
 def mean_of_means(params, images, labels, known):
-    """Inside `shard_map`, and wrong: this device's mean, averaged with those of the others."""
+    """Compute the mean of the devices' means inside `shard_map`, which is not the mean of the batch."""
     return jax.lax.pmean(loss_fn(params, images, labels, known), "data")
 
 
 def train(loss, batch, steps: int, progress: tqdm):
-    """The losses of the steps, and the parameters."""
+    """Train; return the loss of each step, and the parameters."""
     params = {"kernel": jnp.zeros((64, 10)), "bias": jnp.zeros(10)}
     optimizer = optax.adam(1e-2)
 
@@ -70,12 +71,12 @@ def train(loss, batch, steps: int, progress: tqdm):
 
 
 def main() -> None:
-    """Train four times on the same batch, and compare."""
+    """Train four times on the same batch, and compare losses and parameters."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    # Before JAX first looks for devices.
+    # Configure the devices before JAX creates its backend.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES)
 

@@ -1,8 +1,8 @@
-"""Evaluate in padded batches of unequal size, and get the mean of the whole.
+"""Evaluate a model in padded batches of unequal size, and compute the mean loss over all examples.
 
-Scikit-learn's breast-cancer data and its logistic regression. The held-out half comes in batches of unequal size,
-each padded to the largest so that one compiled function serves them all. `Average` adds up what the mean needs;
-the result is the mean over all examples at once, which the mean of the batch means is not.
+The model is scikit-learn's logistic regression on its breast-cancer data. The held-out half is split into batches of
+unequal size, each padded to the largest, so that one compiled function serves all batches. `Average` sums losses and
+counts, and its value is the mean over all examples. The mean of the batch means is another number.
 
 Run it with: python examples/evaluate.py
 """
@@ -24,20 +24,20 @@ from jaxbce import Average, binary_cross_entropy_with_logits
 def predict(params, features):
     """One logit per example."""
     kernel, bias = params
-    # Some accelerators round the factors of a product by default; that would hide whether the means agree.
+    # Set the highest precision, since the default of some accelerators rounds the factors of a matrix product.
     return jnp.dot(features, kernel, precision="highest") + bias
 
 
 @jax.jit
 def evaluate_batch(params, features, labels, mask) -> Average:
-    """The loss of one batch, ready to be added to others."""
+    """Compute the average of one batch, to be added to other averages."""
     losses = binary_cross_entropy_with_logits(predict(params, features), labels, where=mask, reduction="none")
     return Average.of(losses, where=mask)
 
 
 @jax.jit
 def evaluate_stack(params, stack) -> Average:
-    """The same over batches that are stacked into one array: the loop and the sum are compiled too."""
+    """Compute the average over stacked batches in one compiled `lax.scan`."""
 
     def add(average, batch):
         return average + evaluate_batch(params, *batch), None
@@ -47,7 +47,7 @@ def evaluate_stack(params, stack) -> Average:
 
 
 def padded(features, labels, size: int):
-    """A batch of `size` rows and the mask of the real ones. Masked rows may hold anything, even NaN and no label."""
+    """Pad a batch to `size` rows, and mask the padding. Masked rows may hold any value: here NaN, and labels of -1."""
     missing = size - len(labels)
     return (
         np.pad(features, ((0, missing), (0, 0)), constant_values=np.nan),
@@ -57,10 +57,10 @@ def padded(features, labels, size: int):
 
 
 def main() -> None:
-    """Fit, evaluate in three ways, compare with the mean over everything at once."""
+    """Fit the model, evaluate it in three ways, and compare with the mean over all examples at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of the batch sizes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split and of the batch sizes")
     options = parser.parse_args()
 
     features, labels = load_breast_cancer(return_X_y=True)
@@ -92,7 +92,7 @@ def main() -> None:
     for name, loss in results.items():
         print(f"{name:<32} {loss:12.9f} {abs(loss / one_shot - 1):20.1e}")
 
-    # Another order of summation moves the last digits of a float32, and nothing else.
+    # Allow float32 rounding, which depends on the order of the sum.
     right = [loss for name, loss in results.items() if name.startswith("Average")]
     if not np.allclose(right, one_shot, rtol=1e-6, atol=0):
         sys.exit("the averages differ from the one-shot mean")

@@ -1,15 +1,16 @@
-"""Train a model with a hundred thousand labels, whose logits never exist at once.
+"""Train a model with a hundred thousand labels, without materialising its logits.
 
-The data are source code: the Python files of the standard library and of the packages that the examples need anyway,
-millions of words (identifiers, keywords, words of comments) that are there wherever this runs. From the eight words
-before a place the model predicts which words are among the eight that follow: each of the most frequent hundred
-thousand words is a label, and at most eight of them are on. One file in ten is held out, for the test.
+The data are source code: the Python files of the standard library and of the packages that the examples depend on,
+millions of words (identifiers, keywords, words of comments), with no download. From the eight words before a position
+the model predicts the set of the eight words after it. Each of the most frequent hundred thousand words is a label, and
+at most eight labels are positive. One file in ten is held out for the test.
 
-The model is an embedding of each word, the mean over the eight, and a linear head. A step of the usual kind makes
-labels and logits of [batch, labels], several times over; `linear_binary_cross_entropy` takes indices and a kernel. What
-the compiled steps need beside their arguments is printed, and held against a budget. The test ranks all labels chunk by
-chunk too. Precision at k: how many of the k words that the model ranks highest do follow. The first line is that of the
-k most frequent words, whatever the context; the head starts there, with the log-odds of each word as its bias.
+The model is an embedding of each word, the mean over the eight words, and a linear head. A naive step materialises
+several arrays [batch, labels]: logits, dense labels and their gradients. `linear_binary_cross_entropy` takes the
+indices of the positives and the kernel of the head. The script prints the temporary memory of both compiled steps, and
+compares it with a budget. The test ranks all labels chunk by chunk. Precision at k is the share of the k top-ranked
+words that do follow. The first row of the table ranks words by frequency alone: the head starts there, with the
+log-odds of each word as its bias.
 
 Run it with: python examples/extreme_labels.py
 """
@@ -31,14 +32,14 @@ from jaxbce import linear_binary_cross_entropy
 
 PACKAGES = ("flax", "jax", "matplotlib", "optax", "sklearn")
 BUDGET = 64e6
-"""Bytes that a step may need beside parameters and data."""
+"""The budget of a step's temporary memory, in bytes."""
 WINDOW = 8
 CHUNK = 4096
-"""Labels at a time, where they are ranked."""
+"""The number of labels that `top` ranks at a time."""
 
 
 def texts(packages):
-    """The words of each file of the standard library and the packages."""
+    """Yield the words of each file of the standard library and the packages."""
     paths = sysconfig.get_paths()
     library = Path(paths["stdlib"])
     files = [path for path in sorted(library.rglob("*.py")) if "site-packages" not in path.parts]
@@ -48,7 +49,7 @@ def texts(packages):
 
 
 def encode(documents, labels: int):
-    """The words as indices by frequency, -1 for rarer ones; their frequencies among all words."""
+    """Encode words as indices in order of frequency, -1 for rare words; return the frequencies too."""
     counts = collections.Counter(word for words in documents for word in words)
     common = counts.most_common(labels)
     index = {word: i for i, (word, _) in enumerate(common)}
@@ -57,7 +58,7 @@ def encode(documents, labels: int):
 
 
 def windows(documents):
-    """All places, as one array of words and the positions in it that have a window of one file on either side."""
+    """Concatenate the documents; return the words, and the positions with full windows inside their document."""
     words = np.concatenate(documents)
     ends = np.cumsum([len(document) for document in documents])
     places = [np.arange(end - len(d) + WINDOW, end - WINDOW + 1) for d, end in zip(documents, ends, strict=True)]
@@ -65,20 +66,20 @@ def windows(documents):
 
 
 def cut(words, places):
-    """[batch, window] words before the places and after them."""
+    """Gather the windows before and after the positions, [batch, window] each."""
     offsets = np.arange(WINDOW)
     return words[places[:, None] - 1 - offsets], words[places[:, None] + offsets]
 
 
 def embed(params, context):
-    """The mean of the embeddings; words that are not known count as nothing."""
+    """Compute the mean embedding of the known words of a context."""
     known = context >= 0
     vectors = params["embedding"][jnp.maximum(context, 0)] * known[..., None]
     return vectors.sum(1) / jnp.maximum(known.sum(1, keepdims=True), 1)
 
 
 def fused_loss(params, context, positives):
-    """The loss of an example, a sum over all labels; no logits, no dense labels."""
+    """Compute the mean over examples of the sum over labels, without dense logits or labels."""
     features = embed(params, context)
     total = linear_binary_cross_entropy(
         features, params["kernel"], positives=positives, bias=params["bias"], reduction="sum"
@@ -87,7 +88,7 @@ def fused_loss(params, context, positives):
 
 
 def naive_loss(params, context, positives):
-    """The same by way of [batch, labels]."""
+    """Compute the same loss from dense logits and labels, [batch, labels]."""
     logits = embed(params, context) @ params["kernel"] + params["bias"]
     batch, labels = logits.shape
     places = jnp.where(positives < 0, labels, positives)
@@ -96,7 +97,7 @@ def naive_loss(params, context, positives):
 
 
 def step(loss, optimizer, params, state, context, positives):
-    """One step of training."""
+    """Update the parameters on one batch."""
     value, gradient = jax.value_and_grad(loss)(params, context, positives)
     updates, state = optimizer.update(gradient, state)
     return optax.apply_updates(params, updates), state, value
@@ -104,12 +105,12 @@ def step(loss, optimizer, params, state, context, positives):
 
 @functools.partial(jax.jit, static_argnames="k")
 def top(features, kernel, bias, k: int):
-    """The indices of the k highest logits, found chunk by chunk; the bias has shape [1, labels]."""
+    """Find the indices of the k highest logits, chunk by chunk; the bias has shape [1, labels]."""
     labels = kernel.shape[1]
     size = min(CHUNK, labels)
 
     def chunk(best, start):
-        # The last chunk reaches back into the one before; what that has counted already is left out.
+        # Shift the last chunk back to a full size, and mask its overlap with the chunk before.
         first = jnp.minimum(start, labels - size)
         index = first + jnp.arange(size)
         part = jax.lax.dynamic_slice_in_dim(kernel, first, size, 1)
@@ -125,25 +126,25 @@ def top(features, kernel, bias, k: int):
 
 
 def precision(found, positives) -> tuple[float, float]:
-    """At 1 and at 5."""
+    """Compute precision at 1 and at 5."""
     hits = (found[:, :, None] == positives[:, None, :]).any(-1)
     return hits[:, 0].mean(), hits[:, :5].mean()
 
 
 def memory(compiled) -> int:
-    """Bytes beside arguments and results."""
+    """Return the temporary memory of a compiled step, in bytes."""
     return compiled.memory_analysis().temp_size_in_bytes
 
 
 def main() -> None:
-    """Train, and print precision and memory."""
+    """Train the model, and print precision and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--tested", type=int, default=5000, help="places of the test")
-    parser.add_argument("--packages", nargs="*", default=PACKAGES, help="read beside the standard library")
+    parser.add_argument("--tested", type=int, default=5000, help="number of positions in the test")
+    parser.add_argument("--packages", nargs="*", default=PACKAGES, help="packages to read beside the standard library")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)

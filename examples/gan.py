@@ -1,10 +1,10 @@
-"""Generate handwritten digits with a small adversarial network, and see why its loss does not saturate.
+"""Generate handwritten digits with a small generative adversarial network, and plot why its loss does not saturate.
 
-Scikit-learn's digits of 8 by 8 pixels, a generator and a discriminator with two hidden layers each, in Flax and Optax.
-A classifier that was trained on real digits judges what comes out, beside real digits that nobody trained on and
-beside what the generator made before it learnt. The plot shows the samples, both losses, and the gradient that a fake
-gets through its logit: in the minimax game (`--saturating`) it dies where the discriminator recognises the fake. Here
-both forms learn, because label smoothing and dropout keep this discriminator from ever being so sure.
+The data are scikit-learn's digits of 8 by 8 pixels. Generator and discriminator have two hidden layers each, in Flax
+and Optax. A classifier trained on real digits scores the generated images, beside held-out real images and images of
+the untrained generator. The plot shows samples, both losses, and the gradient with respect to the logit of a fake. In
+the minimax game (`--saturating`) this gradient vanishes if the discriminator recognises the fake. Both forms learn
+here, because label smoothing and dropout keep the discriminator's logits from saturating.
 
 Run it with: python examples/gan.py
 """
@@ -29,14 +29,14 @@ from jaxbce import gan_discriminator_loss, gan_generator_loss
 
 BATCH_SIZE = 64
 NOISE = 32
-# The label of the real is 1 - 0.2 / 2 = 0.9: a discriminator that may not be certain leaves a gradient.
+# Smooth the label of real images to 1 - 0.2 / 2 = 0.9, so that the discriminator does not saturate.
 LABEL_SMOOTHING = 0.2
-# Where fakes are as good as real, half of what it sees has the label 0.9 and half 0: the best answer is 0.45.
+# Compute the optimal D for indistinguishable fakes: half of the labels are 0.9 and half 0, so D = 0.45.
 CANNOT_TELL = (1 - LABEL_SMOOTHING / 2) / 2
 
 
 class Generator(nnx.Module):
-    """From noise to the 64 pixels of an image, in [0, 1]."""
+    """A network from noise to the 64 pixels of an image, in [0, 1]."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.first = nnx.Linear(NOISE, 128, rngs=rngs)
@@ -44,12 +44,12 @@ class Generator(nnx.Module):
         self.output = nnx.Linear(128, 64, rngs=rngs)
 
     def __call__(self, noise):
-        """Images of shape [N, 64]."""
+        """Generate images of shape [N, 64]."""
         return nnx.sigmoid(self.output(nnx.relu(self.second(nnx.relu(self.first(noise))))))
 
 
 class Discriminator(nnx.Module):
-    """From an image to the logit of its being real. Dropout keeps it from learning the real images by heart."""
+    """A network from an image to the logit of "real". Dropout reduces overfitting to the real images."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.first = nnx.Linear(64, 128, rngs=rngs)
@@ -58,24 +58,24 @@ class Discriminator(nnx.Module):
         self.dropout = nnx.Dropout(0.3, rngs=rngs)
 
     def __call__(self, images):
-        """Logits of shape [N]."""
+        """Compute logits of shape [N]."""
         hidden = self.dropout(nnx.leaky_relu(self.first(images), 0.2))
         return self.output(self.dropout(nnx.leaky_relu(self.second(hidden), 0.2)))[:, 0]
 
 
 def discriminator_loss(discriminator, real, fake):
-    """To call the real real and the fake fake."""
+    """Compute the discriminator's loss on real and fake images."""
     return gan_discriminator_loss(discriminator(real), discriminator(fake), label_smoothing=LABEL_SMOOTHING)
 
 
 def generator_loss(generator, discriminator, noise, saturating):
-    """To have the fake called real."""
+    """Compute the generator's loss on fakes from noise."""
     return gan_generator_loss(discriminator(generator(noise)), saturating=saturating)
 
 
 @functools.partial(nnx.jit, static_argnames="saturating")
 def train_step(generator, discriminator, generator_optimizer, discriminator_optimizer, real, noise, saturating):
-    """One update of each network, in place; returns both losses, each as it was before its own update."""
+    """Update each network once, in place; return both losses, each before its own update."""
     loss_d, grads = nnx.value_and_grad(discriminator_loss)(discriminator, real, generator(noise))
     discriminator_optimizer.update(discriminator, grads)
     loss_g, grads = nnx.value_and_grad(generator_loss)(generator, discriminator, noise, saturating)
@@ -84,28 +84,28 @@ def train_step(generator, discriminator, generator_optimizer, discriminator_opti
 
 
 def train(generator, discriminator, images, steps: int, seed: int, saturating: bool) -> np.ndarray:
-    """Train both in place; returns the losses of discriminator and generator at each step, [steps, 2]."""
+    """Train both networks in place; return the losses of discriminator and generator, [steps, 2]."""
     rng = np.random.default_rng(seed)
     optimizers = [
         nnx.Optimizer(network, optax.adam(1e-3, b1=0.5), wrt=nnx.Param) for network in (generator, discriminator)
     ]
-    # Walks through the networks once and not at every step, which takes as long as the step itself.
+    # Flatten the networks once: flattening them at every step takes as long as the step itself.
     step = nnx.cached_partial(train_step, generator, discriminator, *optimizers)
     losses = []
     for _ in tqdm(range(steps), desc="training", unit="step"):
         real = images[rng.integers(0, len(images), BATCH_SIZE)]
         losses.append(step(real, noise_of(rng, BATCH_SIZE), saturating=saturating))
-    discriminator.eval()  # no more dropout
+    discriminator.eval()  # turns dropout off
     return np.asarray(losses)
 
 
 def noise_of(rng: np.random.Generator, number: int) -> np.ndarray:
-    """What the generator starts from."""
+    """Draw the noise, the input of the generator."""
     return rng.normal(size=(number, NOISE)).astype(np.float32)
 
 
 def judge(name: str, images, discriminator, classifier, training_images) -> None:
-    """Print one row of the table."""
+    """Score images, and print a row of the table."""
     believed = float(nnx.sigmoid(discriminator(images)).mean())
     votes = classifier.predict_proba(images)
     digits = votes.argmax(axis=1)[votes.max(axis=1) > 0.5]
@@ -115,13 +115,13 @@ def judge(name: str, images, discriminator, classifier, training_images) -> None
 
 
 def sheet(images) -> np.ndarray:
-    """Images in rows of twelve, as one image."""
+    """Tile images in rows of twelve."""
     framed = np.pad(images.reshape(-1, 12, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
     return framed.transpose(0, 2, 1, 3).reshape(-1, 120)
 
 
 def draw(generated, real, losses, saturating: bool, path: Path) -> None:
-    """Samples over real digits on the left; on the right the losses, and the gradients of both forms."""
+    """Draw samples above real digits on the left; draw the losses and the gradients of both forms on the right."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     samples, curves = figure.subfigures(1, 2)
     panels = zip(
@@ -150,7 +150,7 @@ def draw(generated, real, losses, saturating: bool, path: Path) -> None:
         slope = jax.vmap(jax.grad(functools.partial(gan_generator_loss, saturating=form)))(logits)
         gradient.plot(logits, jnp.abs(slope), label=name)
     gradient.set(
-        title="What the generator gets to learn from a fake",
+        title="Gradient of the generator's loss for one fake",
         xlabel="logit of the fake (left: recognised, right: taken for real)",
         ylabel="| ∂ loss / ∂ logit |",
         yscale="log",
@@ -162,10 +162,10 @@ def draw(generated, real, losses, saturating: bool, path: Path) -> None:
 
 
 def main() -> None:
-    """Train, judge, draw."""
+    """Train both networks, print the table, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=16000)
-    parser.add_argument("--saturating", action="store_true", help="let the generator play the minimax game")
+    parser.add_argument("--saturating", action="store_true", help="train the generator in the minimax game")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the plot")
     options = parser.parse_args()

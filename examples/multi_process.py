@@ -1,11 +1,10 @@
-"""Train data-parallel in several processes, and get what one process gets.
+"""Train data-parallel in several processes, and match the losses of one process.
 
-This is how JAX runs on more than one machine: the same program on each, `jax.distributed.initialize` to join them, and
-arrays that lie over the devices of all. Here the processes are on one machine and talk over its loopback. Each loads
-its own part of scikit-learn's handwritten digits, of which the later have fewer labels that are known. The step is the
-one for a single device, under `jit`: the compiler puts the sums over processes where the loss needs them, and the loss
-that each process sees is that of the whole batch. The script starts the processes itself, then trains once more alone,
-and compares.
+JAX runs in the same way on several machines: the same program on each, `jax.distributed.initialize` to connect them,
+and arrays sharded over all devices. Here the processes share one machine and communicate over its loopback. Each
+process loads its own part of scikit-learn's handwritten digits, and later parts have fewer known labels. The step is
+that of a single device, under `jit`: the compiler inserts the collectives, and every process sees the loss of the whole
+batch. The script starts the processes itself, trains once more in one process, and compares the losses.
 
 Run it with: python examples/multi_process.py
 """
@@ -31,21 +30,21 @@ from jaxbce import binary_cross_entropy_with_logits
 
 
 def load(part: slice) -> tuple[np.ndarray, ...]:
-    """Images, ten labels each, and which of these are known: the later in the data, the fewer."""
+    """Load images, ten labels each, and the mask of known labels; later images have fewer known labels."""
     images, digits = load_digits(return_X_y=True)
-    images, digits = images[:1796], digits[:1796]  # a number that four processes can share
+    images, digits = images[:1796], digits[:1796]  # divisible by 4, the largest number of processes
     known = np.random.default_rng(0).random((1796, 10)) < np.linspace(1, 0.1, 1796)[:, None]
     labels = np.where(known, np.eye(10, dtype=int)[digits], -1)
     return (images[part] / 16).astype(np.float32), labels[part].astype(np.int32), known[part]
 
 
 def loss_fn(params, images, labels, known):
-    """The mean over all labels that are known, wherever they lie."""
+    """Compute the mean over the known labels of all processes."""
     return binary_cross_entropy_with_logits(images @ params["kernel"] + params["bias"], labels, where=known)
 
 
 def train(batch, steps: int) -> list[float]:
-    """The loss of each step."""
+    """Train; return the loss of each step."""
     params = {"kernel": jnp.zeros((64, 10)), "bias": jnp.zeros(10)}
     optimizer = optax.adam(1e-2)
 
@@ -63,7 +62,7 @@ def train(batch, steps: int) -> list[float]:
 
 
 def work(address: str, processes: int, process: int, steps: int) -> None:
-    """One of the processes: join the others, load a part, train, print the losses."""
+    """Run a worker process: join the others, load a part of the data, train, print the losses."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, processes, process, initialization_timeout=60)
     size = 1796 // processes
@@ -77,7 +76,7 @@ def work(address: str, processes: int, process: int, steps: int) -> None:
 
 
 def launch(processes: int, steps: int, seconds: float = 300) -> list[dict]:
-    """What each of the processes printed. If one fails, or time is up, all are ended."""
+    """Start the worker processes and return their results. If one fails or times out, kill all of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -108,14 +107,14 @@ def launch(processes: int, steps: int, seconds: float = 300) -> list[dict]:
 
 
 def main() -> None:
-    """Train in several processes and in one, and compare the losses."""
+    """Train in several processes and in one process, and compare the losses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--processes", type=int, default=2, choices=(1, 2, 4))
-    parser.add_argument("--join", metavar="ADDRESS", help="of a worker: where to meet the others")
-    parser.add_argument("--process", type=int, help="of a worker: its number")
+    parser.add_argument("--join", metavar="ADDRESS", help="for a worker: address of the coordinator")
+    parser.add_argument("--process", type=int, help="for a worker: its index")
     options = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")  # the processes would quarrel over an accelerator
+    jax.config.update("jax_platforms", "cpu")  # an accelerator serves one process at a time
     if options.join:
         work(options.join, options.processes, options.process, options.steps)
         return

@@ -1,14 +1,14 @@
-"""Compare losses on multi-label data that are imbalanced and incomplete.
+"""Compare losses on multi-label data with imbalanced and unknown labels.
 
-The images are scikit-learn's handwritten digits, two of them side by side; ten labels say which digits are among the
-two. The pixels are real, the pairing is made: some digits are drawn often and some seldom, so that one label holds for
-three quarters of the images and the rarest for 3 %. 30 % of the training labels, at random, are then made -1: unknown.
-Each seed draws anew which digits are rare, and halves the digits into those for training and those for the test.
+An image is a pair of scikit-learn's handwritten digits side by side; its ten labels name the digits of the pair. The
+digits are drawn with unequal frequencies: the most frequent label is positive for three quarters of the images, and
+the rarest for 3 %. A random 30 % of the training labels are set to -1, unknown. Each seed draws the frequencies and the
+split into training and test digits anew.
 
-Losses have their default options; the model, its start, the batches and the number of steps are the same for all.
-Average precision says how well the images that have a label are ranked above those that do not, whatever the
-threshold; recall and precision are at a probability of 1/2. The last row counts unknown labels as negative where the
-others hide them with `where`. The shorter the training (`--steps`), the larger are the differences.
+Losses have their default options; the model, its initial parameters, the batches and the number of steps are the same
+for all losses. Average precision measures the ranking of positive above negative images over all thresholds; recall and
+precision have a threshold of 1/2. The last row counts unknown labels as negative; the other rows mask them with
+`where`. The shorter the training (`--steps`), the larger are the differences.
 
 Run it with: python examples/multilabel.py
 """
@@ -33,21 +33,21 @@ HIDDEN = 64
 
 
 def pairs(images, digits, frequency, number: int, rng: np.random.Generator):
-    """Pairs of digits: [number, 128] pixels, [number, 10] labels."""
+    """Draw pairs of digits: [number, 128] pixels, [number, 10] labels."""
     chance = frequency[digits] / np.bincount(digits)[digits]
     chosen = rng.choice(len(digits), (number, 2), p=chance / chance.sum())
     return images[chosen].reshape(number, 128), np.eye(10, dtype=int)[digits[chosen]].max(axis=1)
 
 
 def predict(params, images):
-    """One hidden layer, ten logits."""
+    """Compute ten logits per image, with one hidden layer."""
     hidden = jax.nn.relu(images @ params["hidden"] + params["hidden_bias"])
     return hidden @ params["output"] + params["output_bias"]
 
 
 @functools.partial(jax.jit, static_argnames="steps")
 def train(loss: Partial, images, labels, key, *, steps: int):
-    """Fit a fresh model. A `Partial` is a pytree: its weights are traced, and each loss compiles once for all seeds."""
+    """Train a new model. The loss is a `Partial`, a pytree with traced weights, so it compiles once for all seeds."""
     hidden_key, output_key, batch_key = jax.random.split(key, 3)
     start = jax.nn.initializers.he_normal()
     params = {
@@ -73,7 +73,7 @@ def train(loss: Partial, images, labels, key, *, steps: int):
 
 
 def scores(logits, labels, rarest) -> tuple[float, ...]:
-    """Mean average precision of all labels and of the rarest; recall and precision, means over the labels."""
+    """Compute mean average precision of all labels and of the rarest, then macro-averaged recall and precision."""
     average = average_precision_score(labels, logits, average=None)
     found = logits > 0
     return (
@@ -85,7 +85,7 @@ def scores(logits, labels, rarest) -> tuple[float, ...]:
 
 
 def compare(seed: int, steps: int, progress: tqdm) -> dict[str, tuple[float, ...]]:
-    """The scores of every loss on the data of one seed; those of chance too."""
+    """Train with every loss on the data of one seed; return the scores of the losses and of chance."""
     rng = np.random.default_rng(seed)
     images, digits = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
@@ -118,10 +118,10 @@ def compare(seed: int, steps: int, progress: tqdm) -> dict[str, tuple[float, ...
 
 
 def main() -> None:
-    """Train with every loss and seed, and print the means."""
+    """Train with every loss and seed, and print mean scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     options = parser.parse_args()
 
     with tqdm(total=5 * options.seeds, desc="training", unit="model") as progress:

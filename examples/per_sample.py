@@ -1,8 +1,8 @@
-"""Find mislabelled examples: per-sample losses and per-sample gradients, ranked.
+"""Find mislabelled examples by per-sample losses and per-sample gradients.
 
-Scikit-learn's handwritten digits, one sigmoid per digit and a linear model. A known 5 % of the labels is replaced by a
-wrong digit, drawn with a fixed seed. The model is trained on these labels, wrong ones included; what it then finds
-hardest is mostly what was mislabelled.
+A linear model with one sigmoid per digit is trained on scikit-learn's handwritten digits. Beforehand 5 % of the labels
+are replaced by a wrong digit, drawn with a fixed seed. After the training most samples with the largest losses are
+mislabelled.
 
 Run it with: python examples/per_sample.py
 """
@@ -21,18 +21,18 @@ from tqdm import tqdm
 
 from jaxbce import binary_cross_entropy_with_logits
 
-# The ten losses of an image, summed into one. Options are closed over: `jax.vmap(f)(..., reduction="sum")` would take
-# the string for an array to map over, and fail.
+# Sum the ten losses of an image. Bind the option here: `jax.vmap(f)(..., reduction="sum")` would map over the string,
+# and raise.
 sum_of_losses = functools.partial(binary_cross_entropy_with_logits, reduction="sum")
 
 
 def sample_loss(params, image, targets):
-    """The loss of one image: [64] pixels, [10] targets. The batch axis comes from `vmap`."""
+    """Compute the loss of one image, [64] pixels and [10] targets; `vmap` adds the batch axis."""
     return sum_of_losses(image @ params["kernel"] + params["bias"], targets)
 
 
 def train(images, targets, steps: int):
-    """A linear model, trained on everything: too small to learn single images by heart."""
+    """Train a linear model on all samples; it has too few parameters to memorise single images."""
     params = {"kernel": jnp.zeros((64, 10), jnp.float32), "bias": jnp.zeros(10, jnp.float32)}
     optimizer = optax.adam(1e-2)
     state = optimizer.init(params)
@@ -52,7 +52,7 @@ def train(images, targets, steps: int):
 
 @jax.jit
 def hardness(params, images, targets):
-    """Per sample: the loss, and the norm of the gradient, which is how hard it pulls on the parameters."""
+    """Compute the loss of each sample, and the norm of its gradient with respect to the parameters."""
     losses = jax.vmap(sample_loss, in_axes=(None, 0, 0))(params, images, targets)
     grads = jax.vmap(jax.grad(sample_loss), in_axes=(None, 0, 0))(params, images, targets)
     norms = jnp.sqrt(jnp.square(grads["kernel"]).sum(axis=(1, 2)) + jnp.square(grads["bias"]).sum(axis=1))
@@ -60,7 +60,7 @@ def hardness(params, images, targets):
 
 
 def draw(images, titles: list[str], rows: dict[str, np.ndarray], path: Path) -> None:
-    """The first ten images of each row, under its heading."""
+    """Draw the first ten images of each row, under its heading."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     for part, (heading, samples) in zip(figure.subfigures(len(rows)), rows.items(), strict=True):
         part.suptitle(heading)
@@ -72,10 +72,10 @@ def draw(images, titles: list[str], rows: dict[str, np.ndarray], path: Path) -> 
 
 
 def main() -> None:
-    """Flip labels, train, rank."""
+    """Replace labels, train the model, rank the samples."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0, help="of the labels that are made wrong")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the wrong labels")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the plot")
     options = parser.parse_args()
 
@@ -84,7 +84,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     flipped = np.zeros(len(digits), bool)
     flipped[rng.choice(len(digits), len(digits) // 20, replace=False)] = True
-    # Adding 1 to 9, modulo 10, is always another digit.
+    # Add 1 to 9 modulo 10, which always gives another digit.
     labels = np.where(flipped, (digits + rng.integers(1, 10, len(digits))) % 10, digits)
     targets = np.eye(10, dtype=bool)[labels]
     number = int(flipped.sum())

@@ -1,8 +1,9 @@
-"""Numbers that published tutorials print for PyTorch, and jaxbce's beside them.
+"""Compare jaxbce with the numbers of published PyTorch tutorials.
 
-First the losses of small arrays that tutorials write out, to their four decimals. Then two classes, of which the
-cross-entropy is a binary cross-entropy, computed along three ways. Last the textbook formula, which is right for tame
-logits and breaks for far ones. Exits with status 1 if a number differs in its last printed digit.
+The first table has the losses of the tutorials' small arrays, to four decimals. The second has the cross-entropy of two
+classes, which is a binary cross-entropy, computed in three ways. The last two have the textbook formula, which is right
+for moderate logits, and inf or NaN for large logits. The script exits with status 1 if a number differs in its last
+printed digit.
 
 Run it with: python examples/published_numbers.py
 """
@@ -24,7 +25,7 @@ THREE_LABELS = jnp.array([0, 1, 1])
 
 
 def published() -> list[tuple[str, str, jax.Array]]:
-    """What, the number in print, and the same of jaxbce."""
+    """Return the name of each number, its published value, and its value in jaxbce."""
     indices = jnp.array([1, 2])
     one_hot = jax.nn.one_hot(indices, 3)
     return [
@@ -40,7 +41,7 @@ def published() -> list[tuple[str, str, jax.Array]]:
 
 
 def two_classes() -> list[tuple[str, jax.Array]]:
-    """One number, three ways: a softmax over two classes is the sigmoid of the difference of their logits."""
+    """Compute one loss in three ways: a softmax over two classes is the sigmoid of the difference of their logits."""
     indices = jnp.array([1, 1])
     one_hot = jax.nn.one_hot(indices, 2)
     difference = TWO_CLASSES @ jnp.array([-1.0, 1.0])
@@ -52,19 +53,19 @@ def two_classes() -> list[tuple[str, jax.Array]]:
 
 
 def naive(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The formula of the textbook, as it stands."""
+    """Compute the textbook formula, without a stable form."""
     probs = jax.nn.sigmoid(logits)
     return -jnp.mean(labels * jnp.log(probs) + (1 - labels) * jnp.log(1 - probs))
 
 
 def exact(logit: float, label: float) -> tuple[float, float]:
-    """Loss and derivative of a hard label in float64, which is exact to more digits than are printed."""
+    """Compute loss and derivative of a hard label in float64, which is exact in all printed digits."""
     sign = 1 - 2 * label
     return math.log1p(math.exp(sign * logit)), sign / (1 + math.exp(-sign * logit))
 
 
 def far_logits() -> list[tuple[str, str, str, str]]:
-    """What is computed, by the naive formula, exactly, and by jaxbce."""
+    """Compute losses and gradients by the naive formula, exactly, and by jaxbce."""
     rows = []
     for logit, label in ((40.0, 0.0), (40.0, 1.0), (-80.0, 0.0), (-100.0, 1.0)):
         by_naive = jax.value_and_grad(naive)(logit, label)
@@ -75,7 +76,7 @@ def far_logits() -> list[tuple[str, str, str, str]]:
 
 
 def show(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> int:
-    """Print a table; returns in how many rows the last two columns differ."""
+    """Print a table; return the number of rows with different last two columns."""
     print(f"{title:<34}" + "".join(f"{column:>13}" for column in columns) + "  same")
     for what, *texts in rows:
         same = "yes" if texts[-2] == texts[-1] else "NO"
@@ -85,7 +86,7 @@ def show(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> int:
 
 
 def main() -> None:
-    """Print the tables; fail where a digit differs."""
+    """Print the tables; exit with status 1 if a digit differs."""
     in_print = [(what, number, f"{loss:.4f}") for what, number, loss in published()]
     differing = show("in print", ["published", "jaxbce"], in_print)
 

@@ -1,11 +1,10 @@
-"""Train two towers to match the halves of an image, on the pairwise sigmoid loss.
+"""Train two towers to match the halves of an image, with the pairwise sigmoid loss.
 
-The pairs are real: the upper and the lower half of each of scikit-learn's handwritten digits. Nobody labelled them:
-what belongs together was written by one hand, and whoever sees the one half can tell much of the other: which digits
-it may be, how thick the pen was, how the figure leans. Each half has a tower of its own, and every upper half of a
-batch is paired with every lower half: one pair is right, all others are wrong. Of images that were not trained on, the
-table says how often the right half is found among all, before and after. A plot shows the training, the search and the
-logits of right and wrong pairs.
+A positive pair is the upper and the lower half of one of scikit-learn's handwritten digits, so the pairs need no
+labels. The halves share the digit, the thickness of the pen and the slant. Each half has its own tower. The loss pairs
+every upper half of a batch with every lower half: the pairs of the same image are positive, all others are negative.
+The table has the accuracy of retrieval on held-out images, before and after the training. The plot shows the training
+loss, the retrieval and the logits of positive and negative pairs.
 
 Run it with: python examples/siglip.py
 """
@@ -28,20 +27,20 @@ BATCH_SIZE = 400
 
 
 class Tower(nnx.Module):
-    """Half an image to a feature vector of length 1."""
+    """A network from half an image to a unit feature vector."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.hidden = nnx.Linear(32, 128, rngs=rngs)
         self.output = nnx.Linear(128, 32, rngs=rngs)
 
     def __call__(self, halves):
-        """Features of shape [N, 32]."""
+        """Compute features of shape [N, 32]."""
         features = self.output(nnx.relu(self.hidden(halves)))
         return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
 
 class TwoTowers(nnx.Module):
-    """A tower for each half, and the two numbers that make logits of cosines; they start as in the SigLIP paper."""
+    """A tower for each half, with logit scale and bias; both have the initial values of the SigLIP paper."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.upper, self.lower = Tower(rngs), Tower(rngs)
@@ -49,34 +48,34 @@ class TwoTowers(nnx.Module):
         self.bias = nnx.Param(jnp.float32(-10.0))
 
     def __call__(self, upper, lower):
-        """What the loss takes."""
+        """Compute the features and the options of the loss."""
         options = {"logit_scale": jnp.exp(self.log_scale[...]), "logit_bias": self.bias[...]}
         return (self.upper(upper), self.lower(lower)), options
 
 
 def loss_fn(model, upper, lower):
-    """The logits of all pairs, [B, B], are never made at once."""
+    """Compute the loss of all pairs, without materialising their logits [B, B]."""
     features, options = model(upper, lower)
     return sigmoid_contrastive_loss(*features, **options)
 
 
 @nnx.jit
 def train_step(model, optimizer, upper, lower):
-    """One update of the model, in place."""
+    """Update the model once, in place."""
     loss, grads = nnx.value_and_grad(loss_fn)(model, upper, lower)
     optimizer.update(model, grads)
     return loss
 
 
 def search(model, upper, lower) -> tuple[np.ndarray, np.ndarray]:
-    """Of each upper half the place of its lower half among all, the best first; and the logits of all pairs."""
+    """Rank the lower half of each upper half among all lower halves, 1 is best; return the logits of all pairs too."""
     (x, y), options = model(upper, lower)
     logits = np.asarray(options["logit_scale"] * (x @ y.T) + options["logit_bias"])
     return (logits >= np.diag(logits)[:, None]).sum(axis=1), logits
 
 
 def draw(losses: list[float], ranks: dict[str, np.ndarray], logits: np.ndarray, path: Path) -> None:
-    """Training, search, and the logits that the trained model gives."""
+    """Draw the training loss, the retrieval, and the logits of the trained model."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     training, found, spread = figure.subplots(1, 3)
     training.plot(losses)
@@ -97,7 +96,7 @@ def draw(losses: list[float], ranks: dict[str, np.ndarray], logits: np.ndarray, 
 
 
 def main() -> None:
-    """Train, search before and after, draw."""
+    """Train the towers, rank before and after, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

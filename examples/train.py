@@ -1,9 +1,9 @@
 """Train a classifier on imbalanced data, with and without `pos_weight`.
 
-"Is this digit an 8?" on scikit-learn's handwritten digits, of which one in ten is an 8. A small Flax model is trained
-twice with Optax: on the plain loss, and with `pos_weight` = negatives / positives, so that both classes weigh the
-same. The table says what that buys and what it costs: of the 8s more are found (recall), of the finds fewer are 8s
-(precision). A plot shows both trainings, and the loss and its gradient against the logit.
+The task is "is this digit an 8?" on scikit-learn's handwritten digits: one in ten is an 8. A small Flax model is
+trained twice with Optax: on the plain loss, and with `pos_weight` = negatives / positives, so that both classes have
+the same total weight. The table shows the effect: recall rises, and precision falls. The plot shows both trainings, and
+the loss and its gradient against the logit.
 
 Run it with: python examples/train.py
 """
@@ -30,31 +30,31 @@ BATCH_SIZE = 64
 
 
 class Classifier(nnx.Module):
-    """One hidden layer, one logit."""
+    """A network with one hidden layer and one logit."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.hidden = nnx.Linear(64, 16, rngs=rngs)
         self.output = nnx.Linear(16, 1, rngs=rngs)
 
     def __call__(self, images):
-        """Logits of shape [N], as the labels have it; [N, 1] would be refused, not broadcast to [N, N]."""
+        """Compute logits of shape [N], the shape of the labels; with [N, 1] the loss raises a ValueError."""
         return self.output(nnx.relu(self.hidden(images)))[:, 0]
 
 
 def loss_fn(model, images, labels, pos_weight, mask=None):
-    """The loss to train on. The masked mean divides by the number of real examples, not by the batch size."""
+    """Compute the mean loss over the unmasked examples; the divisor is their number, not the batch size."""
     return binary_cross_entropy_with_logits(model(images), labels, pos_weight=pos_weight, where=mask)
 
 
 @nnx.jit
 def train_step(model, optimizer, images, labels, pos_weight, mask):
-    """One update of the model, in place."""
+    """Update the model once, in place."""
     grads = nnx.grad(loss_fn)(model, images, labels, pos_weight, mask)
     optimizer.update(model, grads)
 
 
 def shuffled_batches(images, labels, rng: np.random.Generator) -> Iterator[tuple]:
-    """Batches of one shape, so that the step compiles once: the last is padded, and a mask says what is real."""
+    """Yield batches of one shape, so that the step compiles once; pad the last batch and mask its padding."""
     order = rng.permutation(len(labels))
     for start in range(0, len(order), BATCH_SIZE):
         chosen = order[start : start + BATCH_SIZE]
@@ -64,7 +64,7 @@ def shuffled_batches(images, labels, rng: np.random.Generator) -> Iterator[tuple
 
 
 def train(images, labels, pos_weight: float, epochs: int, seed: int) -> tuple[Classifier, list[float]]:
-    """Train a fresh model; returns it with the loss on all training data after each epoch."""
+    """Train a new model; return the model, and the loss on all training data after each epoch."""
     rng = np.random.default_rng(seed)
     model = Classifier(nnx.Rngs(seed))
     optimizer = nnx.Optimizer(model, optax.adam(5e-3), wrt=nnx.Param)
@@ -78,7 +78,7 @@ def train(images, labels, pos_weight: float, epochs: int, seed: int) -> tuple[Cl
 
 
 def draw(histories: dict[float, list[float]], path: Path) -> None:
-    """Training on the left; on the right, what one example costs and how hard it pulls on its logit."""
+    """Draw the training losses on the left; on the right, the loss and the gradient of one example."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     training, loss, gradient = figure.subplots(1, 3)
     for pos_weight, history in histories.items():
@@ -100,7 +100,7 @@ def draw(histories: dict[float, list[float]], path: Path) -> None:
 
 
 def main() -> None:
-    """Train twice, compare on held-out data, draw."""
+    """Train twice, compare on held-out data, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -119,9 +119,9 @@ def main() -> None:
     for pos_weight in (1.0, float(negatives / positives)):
         model, histories[pos_weight] = train(train_images, train_labels, pos_weight, options.epochs, options.seed)
         logits = np.asarray(model(test_images))
-        found = logits > 0  # A logit of 0 is a probability of 1/2.
+        found = logits > 0  # a logit of 0 is a probability of 1/2
         scores = (
-            float(binary_cross_entropy_with_logits(logits, test_labels)),  # without pos_weight: like with like
+            float(binary_cross_entropy_with_logits(logits, test_labels)),  # without pos_weight in both rows
             average_precision_score(test_labels, logits),
             precision_score(test_labels, found, zero_division=0),
             recall_score(test_labels, found),
