@@ -75,7 +75,7 @@ def jax_evaluate(loss: Loss) -> Evaluate:
         f = functions[quantity]
         x, y, w = jax.tree.map(jnp.asarray, (x, y, w))
         results = [f(x, y, w), jax.jit(f)(x, y, w)]
-        if w is not None:  # XLA constant-folds w, which reassociates the products.
+        if w is not None:  # let XLA constant-fold w, which reassociates the products
             results.append(jax.jit(lambda x, y: f(x, y, jnp.full_like(x, w[0])))(x, y))
         return [np.asarray(result, np.float64) for result in results]
 
@@ -108,7 +108,7 @@ def _torch() -> Library:
     def evaluator(loss: Loss) -> Evaluate:
         def evaluate(quantity: str, x: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> list[np.ndarray]:
             if quantity == "dw":
-                return []  # torch raises on the gradient of pos_weight.
+                return []  # skip: torch raises on the gradient of pos_weight
             args = dict(zip("xyw", map(tensor, (x, y, w)), strict=True))
             variables = () if quantity == "loss" else quantity[1:]
             for variable in variables:
@@ -228,7 +228,9 @@ def exact_values(form: str, *args: np.ndarray | None) -> dict[str, tuple[np.ndar
     if form == "probs":
         log_p, log_q = np.maximum(apply("log", x), -100), np.maximum(apply("log1p", -x), -100)
         return {"loss": split(-(a * log_p + b * log_q), zero), "dx": split(b / (1 - x), a / x)}
-    m = apply("exp", -np.minimum(abs(x), 2000))  # exp(-1e300) is slow in mpmath; exp(-2000) is 0 in every dtype.
+    m = apply(
+        "exp", -np.minimum(abs(x), 2000)
+    )  # clip, since mpmath is slow at exp(-1e300); exp(-2000) is 0 in every dtype
     q, tail = m / (1 + m), apply("log1p", m)
     up, down = np.where(x >= 0, 1 - q, q), np.where(x >= 0, q, 1 - q)
     cost_1, cost_0 = np.maximum(-x, 0) + tail, np.maximum(x, 0) + tail
@@ -249,7 +251,7 @@ def _worst(case: Case, quantity: str, got: np.ndarray) -> tuple[float, str, str]
     compute = jnp.finfo(np.promote_types(case.x.dtype, np.float32))
     unit = compute if quantity == "loss" else jnp.finfo(case.x.dtype)
     high, low, scale = case.exact[quantity]
-    most = float(unit.max)  # inf is exact for a value above it
+    most = float(unit.max)  # accept inf for an exact value above it
     scale = np.clip(scale, float(unit.tiny), most)
     error = abs(np.clip(got, -most, most) - np.clip(high, -most, most) - np.where(abs(high) < most, low, 0.0))
     # Ignore errors below the least normal number, since XLA flushes subnormal numbers to 0.

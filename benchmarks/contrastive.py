@@ -96,7 +96,7 @@ def _row(size: int, largest: int, seconds: float, missing: set[str]) -> list[str
 
 
 def _ring_rows(numbers: list[int], examples: int) -> list[list[str]]:
-    """Compile the rows of the ring; call it in a subprocess, since simulated devices would share the timed cores."""
+    """Compile the rows of the ring, in a subprocess: simulated devices would share the threads of the timed calls."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(numbers))
     return [_ring_row(devices, examples) for devices in tqdm(numbers, disable=None)]

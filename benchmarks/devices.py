@@ -165,7 +165,7 @@ _LIBTPU = {
 @functools.cache
 def _sharding(name: str) -> SingleDeviceSharding:
     device = DEVICES[name]
-    if device.platform == "tpu":  # libtpu reads the environment at the first get_topology_desc
+    if device.platform == "tpu":  # set it before the first get_topology_desc, which loads libtpu
         os.environ.update({**_LIBTPU, **os.environ})
     described = topologies.get_topology_desc(platform=device.platform, **device.topology)
     return SingleDeviceSharding(described.devices[0])
@@ -463,7 +463,7 @@ def _read(computations: dict[str, Computation], fused: Computation, name: str) -
         if user.opcode in _VIEWS:
             taken = _read(computations, fused, user.name)
         elif _updates(user, fused) is not None and user not in outputs:
-            taken = None  # a later instruction reads the result, so the update is not in place
+            taken = None  # count all: a later instruction reads the result, so the update is not in place
         else:
             taken = _taken(computations, user, position, fused)
         if taken is None:
@@ -473,7 +473,7 @@ def _read(computations: dict[str, Computation], fused: Computation, name: str) -
 
 
 def _trips(computations: dict[str, Computation], computation: Computation, loop: Instruction) -> int:
-    """Return the trip count of a loop: XLA's `known_trip_count`, else the bound of a counter from 0 in steps of 1."""
+    """Return the trip count of a loop: `known_trip_count`, else the bound of a counter from 0 in steps of 1."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(known[1])
     condition = computations[loop.called("condition")]

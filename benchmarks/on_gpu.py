@@ -80,7 +80,7 @@ def _jax_batch(function: Callable[..., Any], arrays: list[Any]) -> Batch:
 def _torch_batch(loss: Loss, quantity: str, arrays: list[Any], compiled: bool) -> Batch:
     import torch
 
-    torch.compiler.reset()  # a new shape would count towards the recompilation limit
+    torch.compiler.reset()  # reset: new shapes count towards the recompilation limit
     wrap = functools.partial(torch.compile, dynamic=False) if compiled else lambda function: function
     call = torch_run(loss, quantity, [torch.from_dlpack(array) for array in arrays], wrap)
     return _batch(call, lambda _: torch.cuda.synchronize() if torch.cuda.is_available() else None)

@@ -323,7 +323,7 @@ def take_turns(runs: dict[str, Run], seconds: float, pause: float = 0.0) -> dict
 
 
 REST = 5e-3
-"""Seconds to sleep before each contender, until the spinning worker threads of the last one have left the cores."""
+"""Seconds to sleep before each contender, until the spinning worker threads of the previous one are idle."""
 
 
 def _seconds(run: Run, repeats: int, pause: float) -> float:
@@ -401,7 +401,7 @@ def _row(title: str, what: str, n: int, times: dict[str, np.ndarray], memory: di
 
 def _chart(path: Path, bars: dict[str, dict[str, float]]) -> None:
     """Draw the time of one entry, by row and contender."""
-    import matplotlib  # imported here, since on_gpu.py imports this module without matplotlib
+    import matplotlib  # import here, since on_gpu.py imports this module without matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

@@ -22,7 +22,7 @@ from jaxbce import Average, binary_cross_entropy_with_logits
 
 
 def predict(params, features):
-    """One logit per example."""
+    """Compute one logit per example."""
     kernel, bias = params
     # Set the highest precision, since the default of some accelerators rounds the factors of a matrix product.
     return jnp.dot(features, kernel, precision="highest") + bias

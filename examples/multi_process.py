@@ -32,7 +32,7 @@ from jaxbce import binary_cross_entropy_with_logits
 def load(part: slice) -> tuple[np.ndarray, ...]:
     """Load images, ten labels each, and the mask of known labels; later images have fewer known labels."""
     images, digits = load_digits(return_X_y=True)
-    images, digits = images[:1796], digits[:1796]  # divisible by 4, the largest number of processes
+    images, digits = images[:1796], digits[:1796]  # keep a multiple of 4, the largest number of processes
     known = np.random.default_rng(0).random((1796, 10)) < np.linspace(1, 0.1, 1796)[:, None]
     labels = np.where(known, np.eye(10, dtype=int)[digits], -1)
     return (images[part] / 16).astype(np.float32), labels[part].astype(np.int32), known[part]
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--join", metavar="ADDRESS", help="for a worker: address of the coordinator")
     parser.add_argument("--process", type=int, help="for a worker: its index")
     options = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")  # an accelerator serves one process at a time
+    jax.config.update("jax_platforms", "cpu")  # avoid an accelerator, which serves one process at a time
     if options.join:
         work(options.join, options.processes, options.process, options.steps)
         return
