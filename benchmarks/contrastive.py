@@ -104,13 +104,16 @@ def _ring_rows(numbers: list[int], examples: int) -> list[list[str]]:
 
 def _ring_row(devices: int, examples: int) -> list[str]:
     mesh = Mesh(np.asarray(jax.devices()[:devices]), ("data",))
-    over, same = PartitionSpec("data"), PartitionSpec()
+    sharded, replicated = PartitionSpec("data"), PartitionSpec()
     ring = jax.shard_map(
-        functools.partial(_ours, axis_name="data"), mesh=mesh, in_specs=(over, over, same, same), out_specs=same
+        functools.partial(_ours, axis_name="data"),
+        mesh=mesh,
+        in_specs=(sharded, sharded, replicated, replicated),
+        out_specs=replicated,
     )
     shapes = [
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
-        for shape, spec in [((devices * examples, FEATURES), over)] * 2 + [((), same)] * 2
+        for shape, spec in [((devices * examples, FEATURES), sharded)] * 2 + [((), replicated)] * 2
     ]
     memory = [f"{_megabytes(_step(loss, *shapes)):.1f}" for loss in (ring, _naive)]
     return [str(devices), f"{devices * examples:,}", *memory]
@@ -129,8 +132,8 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], choices=["torch"], help="leave these peers out")
     options = parser.parse_args()
     missing = (missing_peers() & {"torch"}) | set(options.without)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        ring = apart.submit(_ring_rows, options.devices, options.examples).result()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        ring = executor.submit(_ring_rows, options.devices, options.examples).result()
     rows = [_row(size, options.largest, options.seconds, missing) for size in tqdm(options.sizes, disable=None)]
     show(["B", "ms", "× naive", "× torch", "× checkpoint", "temp MB", "naive, temp MB"], rows)
     show(["devices", "B", "ring: temp MB per device", "naive, partitioned: temp MB per device"], ring)

@@ -259,7 +259,7 @@ def _buffer(array: re.Match[str]) -> Buffer:
     return Buffer(entries, bits / 8, stored=space is None or space[1] == "0")
 
 
-def _closing(text: str, opening: int) -> int:
+def _closing_parenthesis(text: str, opening: int) -> int:
     """Return the position of the parenthesis that closes the one at `opening`."""
     depth = 0
     for position in range(opening, len(text)):
@@ -270,9 +270,9 @@ def _closing(text: str, opening: int) -> int:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    end = _closing_parenthesis(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     opening = rest.index("(", end)
-    closing = _closing(rest, opening)
+    closing = _closing_parenthesis(rest, opening)
     literal = rest[opening + 1 : closing]
     operands = tuple(re.findall(r"%([\w.\-]+)", literal))
     return Instruction(name, rest[:end], rest[end:opening].strip(), operands, literal, rest[closing + 1 :])
@@ -358,46 +358,46 @@ def _kernels(computations: dict[str, Computation], computation: Computation, tim
         if opcode in _FREE or opcode.endswith("-done") or any(name in instruction.attributes for name in _FREE_CALLS):
             continue
         if opcode == "while":
-            trips = _trips(computations, computation, instruction)
+            trips = _trip_count(computations, computation, instruction)
             yield from _kernels(computations, computations[instruction.called("body")], times * trips)
         elif opcode == "conditional":
             branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
             names = re.findall(r"%([\w.\-]+)", branches[1]) if branches else []
             names = names or [instruction.called("true_computation"), instruction.called("false_computation")]
-            ways = [list(_kernels(computations, computations[name], times)) for name in names]
-            yield from max(ways, key=lambda way: sum(kernel.times * kernel.bytes for kernel in way))
+            candidates = [list(_kernels(computations, computations[name], times)) for name in names]
+            yield from max(candidates, key=lambda kernels: sum(kernel.times * kernel.bytes for kernel in kernels))
         elif opcode in ("call", "async-start"):
             name = instruction.called("to_apply") or instruction.called("calls")
             yield from _kernels(computations, computations[name], times)
         else:
-            yield Kernel(instruction.name, opcode, times, _moved(computations, computation, instruction))
+            yield Kernel(instruction.name, opcode, times, _bytes_moved(computations, computation, instruction))
 
 
-def _moved(computations: dict[str, Computation], computation: Computation, kernel: Instruction) -> float:
+def _bytes_moved(computations: dict[str, Computation], computation: Computation, kernel: Instruction) -> float:
     """Return the bytes that one run of a kernel reads and writes."""
     read: dict[str, float] = {}
     whole: dict[str, float] = {}
     for position, name in enumerate(kernel.operands):
-        source, buffers = _source(computation, name), computation.instructions[name].buffers
-        taken = _taken(computations, kernel, position, computation) if len(buffers) == 1 else None
+        source, buffers = _buffer_name(computation, name), computation.instructions[name].buffers
+        taken = _operand_entries(computations, kernel, position, computation) if len(buffers) == 1 else None
         read[source] = read.get(source, 0) + sum(buffer.bytes(taken) for buffer in buffers)
         whole[source] = sum(buffer.bytes() for buffer in buffers)
-    return sum(min(read[source], whole[source]) for source in read) + _written(computations, computation, kernel)
+    return sum(min(read[source], whole[source]) for source in read) + _bytes_written(computations, computation, kernel)
 
 
-def _source(computation: Computation, name: str) -> str:
+def _buffer_name(computation: Computation, name: str) -> str:
     """Resolve bitcasts and tuple elements, so that operands of the same buffer share one name."""
     instruction = computation.instructions[name]
     if instruction.opcode == "bitcast":
-        return _source(computation, instruction.operands[0])
+        return _buffer_name(computation, instruction.operands[0])
     if instruction.opcode == "get-tuple-element":
         held = computation.instructions[instruction.operands[0]]
         index = int(re.search(r"index=(\d+)", instruction.attributes)[1])
-        return _source(computation, held.operands[index]) if held.opcode == "tuple" else f"{held.name} {index}"
+        return _buffer_name(computation, held.operands[index]) if held.opcode == "tuple" else f"{held.name} {index}"
     return name
 
 
-def _updates(instruction: Instruction, computation: Computation) -> int | None:
+def _entries_in_place(instruction: Instruction, computation: Computation) -> int | None:
     """Return the number of entries that an instruction updates in place; None if it writes a new array."""
     if instruction.opcode == "dynamic-update-slice":
         update = instruction.operands[1]
@@ -405,55 +405,55 @@ def _updates(instruction: Instruction, computation: Computation) -> int | None:
         update = instruction.operands[-1]
     else:
         return None
-    written_over = _behind(computation, computation.instructions[instruction.operands[0]])
+    written_over = _through_bitcasts(computation, computation.instructions[instruction.operands[0]])
     fresh = written_over.opcode in ("broadcast", "constant", "iota")
     return None if fresh else computation.instructions[update].entries
 
 
-def _behind(computation: Computation, instruction: Instruction) -> Instruction:
+def _through_bitcasts(computation: Computation, instruction: Instruction) -> Instruction:
     """Return the operand behind any bitcasts."""
     bitcast = instruction.opcode == "bitcast"
-    return _behind(computation, computation.instructions[instruction.operands[0]]) if bitcast else instruction
+    return _through_bitcasts(computation, computation.instructions[instruction.operands[0]]) if bitcast else instruction
 
 
 def _outputs(computation: Computation) -> list[Instruction]:
     """Return the outputs of a fused computation, one instruction for each buffer."""
     root = computation.instructions[computation.root]
     names = root.operands if root.opcode == "tuple" else (computation.root,)
-    found = [_behind(computation, computation.instructions[name]) for name in names]
+    found = [_through_bitcasts(computation, computation.instructions[name]) for name in names]
     # Repeat a variadic reduction, which is one instruction with several buffers.
     return [instruction for instruction in found for _ in instruction.buffers]
 
 
-def _written(computations: dict[str, Computation], computation: Computation, kernel: Instruction) -> float:
+def _bytes_written(computations: dict[str, Computation], computation: Computation, kernel: Instruction) -> float:
     buffers = kernel.buffers
     if kernel.opcode == "copy-start":  # (the copy, its source, a flag)
         return buffers[0].bytes()
     if kernel.opcode == "fusion":
         fused = computations[kernel.called("calls")]
-        outputs = [_updates(output, fused) for output in _outputs(fused)]
+        outputs = [_entries_in_place(output, fused) for output in _outputs(fused)]
         return sum(buffer.bytes(entries) for buffer, entries in zip(buffers, outputs, strict=True))
-    entries = _updates(kernel, computation)
+    entries = _entries_in_place(kernel, computation)
     return sum(buffer.bytes(entries) for buffer in buffers)
 
 
-def _taken(
+def _operand_entries(
     computations: dict[str, Computation], user: Instruction, position: int, computation: Computation
 ) -> float | None:
     """Return the number of entries that an instruction reads of an operand; None for all."""
     if user.opcode == "fusion":
         fused = computations[user.called("calls")]
-        return _read(computations, fused, fused.parameters[position])
+        return _value_entries(computations, fused, fused.parameters[position])
     if user.opcode in _SLICES and position == 0:
         return user.entries
     if user.opcode == "dynamic-update-slice" and position == 0:
         return 0
     if user.opcode == "scatter" and position < len(user.operands) // 2:
-        return _updates(user, computation)
+        return _entries_in_place(user, computation)
     return None
 
 
-def _read(computations: dict[str, Computation], fused: Computation, name: str) -> float | None:
+def _value_entries(computations: dict[str, Computation], fused: Computation, name: str) -> float | None:
     """Return the number of entries that a fused computation reads of one of its values; None for all."""
     outputs = _outputs(fused)
     if name == fused.root or fused.instructions[name] in outputs:
@@ -461,18 +461,18 @@ def _read(computations: dict[str, Computation], fused: Computation, name: str) -
     total = 0.0
     for user, position in fused.users(name):
         if user.opcode in _VIEWS:
-            taken = _read(computations, fused, user.name)
-        elif _updates(user, fused) is not None and user not in outputs:
+            taken = _value_entries(computations, fused, user.name)
+        elif _entries_in_place(user, fused) is not None and user not in outputs:
             taken = None  # count all: a later instruction reads the result, so the update is not in place
         else:
-            taken = _taken(computations, user, position, fused)
+            taken = _operand_entries(computations, user, position, fused)
         if taken is None:
             return None
         total += taken
     return total
 
 
-def _trips(computations: dict[str, Computation], computation: Computation, loop: Instruction) -> int:
+def _trip_count(computations: dict[str, Computation], computation: Computation, loop: Instruction) -> int:
     """Return the trip count of a loop: `known_trip_count`, else the bound of a counter from 0 in steps of 1."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(known[1])
@@ -531,7 +531,7 @@ def _step(title: str, floor: float, arrays: tuple[Any, ...], *losses: Function |
     return Row(title, "value_and_grad", floor, arrays, *functions)
 
 
-def _product(loss: Function) -> Function:
+def _hessian_vector_product(loss: Function) -> Function:
     """Return the Hessian-vector product of a loss."""
     return lambda x, y, v: jax.jvp(lambda x: jax.grad(loss)(x, y), (x,), (v,))[1]
 
@@ -675,7 +675,7 @@ def _binary_rows() -> Iterator[Row]:
     )
     yield Row(title, "none", 3.0, (x, y), functools.partial(bce, reduction="none"), _bce, theirs)
     # Read the logits and the vector only, since the Hessian does not depend on the labels.
-    products = map(_product, (bce, _mean(_bce), _mean(theirs)))
+    products = map(_hessian_vector_product, (bce, _mean(_bce), _mean(theirs)))
     yield Row(title, "Hessian-vector product", 3.0, (x, y, v), *products)
     yield _step(
         f"{title}, a mean per row",
@@ -843,7 +843,7 @@ def _loop(device: Device, loop: Loop) -> list[str]:
     return cells
 
 
-def _show(header: list[str], lines: Iterator[list[str]]) -> None:
+def _print_table(header: list[str], lines: Iterator[list[str]]) -> None:
     """Print a Markdown table, each row as soon as its program is compiled."""
     for line in (header, ["---"] * len(header)):
         print("|", " | ".join(line), "|")
@@ -859,10 +859,10 @@ def _tables(device: Device, titles: list[str] | None) -> None:
     print(f"## {device.name}\n")
     header = ["loss", "quantity", "floor", "moved", "optax", "by hand", "kernels", "temp MB", "XLA's estimate, µs"]
     if elementwise := [row for row in rows() if chosen(row.title)]:
-        _show(header, (_row(device, row) for row in elementwise))
+        _print_table(header, (_row(device, row) for row in elementwise))
     header = ["value and gradients", "kernels", "GB", "temp MB", "dense: kernels", "GB", "temp MB"]
     if looped := [loop for loop in loops() if chosen(loop.title)]:
-        _show(header, (_loop(device, loop) for loop in looped))
+        _print_table(header, (_loop(device, loop) for loop in looped))
 
 
 def main() -> None:

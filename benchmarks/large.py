@@ -101,7 +101,7 @@ def _jax_run(
 
 def _torch_run(case: Case, gradients: tuple[int, ...], arrays: list[np.ndarray], labels: np.ndarray) -> Run:
     import torch
-    import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation has it; not always installed
+    import torch.nn.functional as F  # noqa: N812 - the alias of PyTorch's documentation
 
     half = case.dtype == jnp.bfloat16
     tensors = [torch.from_numpy(array).to(torch.bfloat16 if half else torch.float32) for array in arrays]

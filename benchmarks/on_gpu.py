@@ -92,9 +92,9 @@ def _times(batches: dict[str, Batch], seconds: float) -> dict[str, np.ndarray]:
     return {name: times / batches[name].calls for name, times in turns.items()}
 
 
-def _cause(error: Exception, what: str) -> str:
+def _cause(error: Exception, label: str) -> str:
     """Print an error to stderr, and return its cell of the table."""
-    print(f"{what}: {error!r:.400}", file=sys.stderr, flush=True)
+    print(f"{label}: {error!r:.400}", file=sys.stderr, flush=True)
     exhausted = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
     return "out of memory" if exhausted else f"failed: {type(error).__name__}"
 
@@ -172,7 +172,7 @@ def _row(title: str, quantity: str, n: int, options: argparse.Namespace) -> list
 # --- Linear head and pairwise loss --------------------------------------------------------------------------------
 
 
-def _filled(array: jax.ShapeDtypeStruct) -> Any:
+def _random_array(array: jax.ShapeDtypeStruct) -> Any:
     """Make an array on the host, since random numbers made on the device would raise its peak memory."""
     rng = np.random.default_rng(0)
     some = rng.integers(0, 1000, 9973) if array.dtype == jnp.int32 else rng.standard_normal(1_000_003, np.float32) / 30
@@ -181,7 +181,7 @@ def _filled(array: jax.ShapeDtypeStruct) -> Any:
 
 def _loop(loop: Loop, seconds: float) -> list[str]:
     """Measure the cells of a loop; call it in a subprocess of its own, since the peak memory is that of a process."""
-    arrays, peaks = [_filled(array) for array in loop.arrays], []
+    arrays, peaks = [_random_array(array) for array in loop.arrays], []
 
     def make(function: Callable[..., Any]) -> Batch:
         batch = _jax_batch(function, arrays)
@@ -194,7 +194,7 @@ def _loop(loop: Loop, seconds: float) -> list[str]:
     return [own, "—", "—", *ratios, ", ".join(peaks)]
 
 
-def _loop_apart(number: int, options: argparse.Namespace, limit: float) -> list[str]:
+def _loop_in_subprocess(number: int, options: argparse.Namespace, limit: float) -> list[str]:
     """Run `_loop` in a subprocess, so that a crash or a timeout costs this row alone."""
     arguments = {"loop": number, "labels": options.labels, "pairs": options.pairs, "each": options.each}
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
@@ -214,7 +214,7 @@ def _rows(options: argparse.Namespace, left: Callable[[], float]) -> Iterator[li
     todo: list[tuple[list[str], Callable[[], list[str]]]] = []
     for number, loop in enumerate(loops(options.labels, options.pairs)):
         head = [loop.title, "value and gradients", "—"]
-        todo.append((head, lambda number=number: _loop_apart(number, options, min(left(), LIMIT))))
+        todo.append((head, lambda number=number: _loop_in_subprocess(number, options, min(left(), LIMIT))))
     for n, title, quantity in itertools.product(map(int, options.sizes), BY_HAND, QUANTITIES):
         make = functools.partial(_row, title, quantity, n, options)
         todo.append(([title, quantity, f"{n:.0e}".replace("+0", "")], make))
@@ -227,7 +227,7 @@ def _rows(options: argparse.Namespace, left: Callable[[], float]) -> Iterator[li
         yield row + ["—"] * (len(COLUMNS) - len(row))
 
 
-def _torch_computes_here() -> bool:
+def _torch_usable() -> bool:
     """Check that PyTorch is installed, and has a GPU if JAX has one."""
     try:
         import torch
@@ -279,7 +279,7 @@ def main() -> None:
     if options.loop is not None:
         print(" | ".join(_loop(loops(options.labels, options.pairs)[options.loop], options.each)))
         return
-    if not _torch_computes_here():
+    if not _torch_usable():
         options.without = ["torch", "torch.compile"]
     with options.out.open("w") as file:
         for line in _report(options, lambda: end - time.perf_counter()):

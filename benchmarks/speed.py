@@ -82,7 +82,7 @@ def _layer(rng: np.random.Generator, n: int) -> list[np.ndarray]:
     return [kernel, labels, rng.standard_normal((rows, width), np.float32)]
 
 
-def _of_layer(loss: Loss) -> Loss:
+def _after_layer(loss: Loss) -> Loss:
     """Compose a loss with a linear layer, so that the logits are an intermediate of the step and no argument."""
     return lambda reduction, kernel, labels, features: loss(reduction, features @ kernel, labels)
 
@@ -110,7 +110,7 @@ def _torch(name: str, *names: str) -> Loss:
     """Wrap a loss of `torch.nn.functional`; `names` as in `_ours`."""
 
     def loss(reduction: str, x: Any, y: Any, *more: Any) -> Any:
-        import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation has it; not always installed
+        import torch.nn.functional as F  # noqa: N812 - the alias of PyTorch's documentation
 
         return getattr(F, name)(x, y, reduction=reduction, **dict(zip(names, more, strict=True)))
 
@@ -120,8 +120,8 @@ def _torch(name: str, *names: str) -> Loss:
 def _torch_pos_weight(reduction: str, x: Any, y: Any) -> Any:
     import torch
 
-    three = torch.tensor(3.0)
-    return torch.nn.functional.binary_cross_entropy_with_logits(x, y, pos_weight=three, reduction=reduction)
+    pos_weight = torch.tensor(3.0)
+    return torch.nn.functional.binary_cross_entropy_with_logits(x, y, pos_weight=pos_weight, reduction=reduction)
 
 
 def _torch_masked(reduction: str, x: Any, y: Any, mask: Any) -> Any:
@@ -192,7 +192,7 @@ def cases() -> Iterator[Case]:
         {"jaxbce": _ours(bce, "where"), "optax": _masked_mean(theirs), "torch": _torch_masked},
     )
     yield Case(f"{logits}, bfloat16", _half, plain)
-    yield Case(f"{logits}, of a layer", _layer, {name: _of_layer(loss) for name, loss in plain.items()})
+    yield Case(f"{logits}, of a layer", _layer, {name: _after_layer(loss) for name, loss in plain.items()})
     yield Case(
         probs,
         _probs,
@@ -242,8 +242,8 @@ def _jax_run(loss: Loss, quantity: str, arrays: list[np.ndarray]) -> tuple[Run, 
     """Compile a call; return its run and its temporary memory ÷ bytes of the largest array."""
     placed = [jnp.asarray(array) for array in arrays]
     compiled = jax.jit(jax_function(loss, quantity)).lower(*placed).compile()
-    stored, largest = compiled.memory_analysis().temp_size_in_bytes, max(array.nbytes for array in placed)
-    return lambda: jax.block_until_ready(compiled(*placed)), stored / largest
+    temporary, largest = compiled.memory_analysis().temp_size_in_bytes, max(array.nbytes for array in placed)
+    return lambda: jax.block_until_ready(compiled(*placed)), temporary / largest
 
 
 def _tensor(array: np.ndarray) -> Any:
@@ -275,8 +275,8 @@ def _floor(quantity: str, arrays: list[np.ndarray]) -> Run:
     size = max(array.size for array in arrays)
     inputs = [jnp.asarray(array) for array in arrays if array.size == size]
     # Write no array for "none" with class indices: the losses have one entry per row of logits.
-    of_classes = any(array.dtype == np.int32 for array in arrays)
-    writes = quantity in ("value_and_grad", "HVP") or (quantity == "none" and not of_classes)
+    has_class_indices = any(array.dtype == np.int32 for array in arrays)
+    writes = quantity in ("value_and_grad", "HVP") or (quantity == "none" and not has_class_indices)
 
     def once(*inputs: Any) -> Any:
         read = functools.reduce(jnp.multiply, (a.astype(inputs[0].dtype) for a in inputs)) * 2
@@ -386,12 +386,12 @@ def ratio(times: dict[str, np.ndarray], name: str) -> str:
     return f"{median:.2f} ({low:.2f}–{high:.2f})"
 
 
-def _row(title: str, what: str, n: int, times: dict[str, np.ndarray], memory: dict[str, float]) -> list[str]:
+def _row(title: str, quantity: str, n: int, times: dict[str, np.ndarray], memory: dict[str, float]) -> list[str]:
     peers = {name: f"{memory[name]:.2f}" for name in ("jaxbce", "optax") if name in memory}
     own = f"{np.median(times['jaxbce']) * 1e3:.3g}"
     return [
         title,
-        what,
+        quantity,
         f"{n:.0e}".replace("+0", ""),
         own,
         *(ratio(times, name) for name in ("floor", *PEERS)),
@@ -457,8 +457,8 @@ def main() -> None:
     """Print the table and draw the chart."""
     from tqdm import tqdm
 
-    every = list(cases())
-    plain = every[0]
+    all_cases = list(cases())
+    plain = all_cases[0]
     parser = argparse.ArgumentParser(description="Measure time and memory of jaxbce beside its peers.")
     parser.add_argument("--size", type=float, default=1e7, help="number of entries of every loss")
     parser.add_argument(
@@ -468,13 +468,15 @@ def main() -> None:
         default=[1e3, 1e4, 1e5, 1e6, 1e8],
         help="sizes of the plain binary cross-entropy",
     )
-    parser.add_argument("--losses", nargs="*", choices=[case.title for case in every], help="measure only these losses")
+    parser.add_argument(
+        "--losses", nargs="*", choices=[case.title for case in all_cases], help="measure only these losses"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds for the turns of a row")
     parser.add_argument("--without", nargs="*", default=[], choices=PEERS, help="leave these peers out")
     parser.add_argument("--chart", type=Path, default=Path("out/speed.png"), help="file of the chart")
     options = parser.parse_args()
     missing = missing_peers() | set(options.without)
-    chosen = [case for case in every if options.losses is None or case.title in options.losses]
+    chosen = [case for case in all_cases if options.losses is None or case.title in options.losses]
     todo = [(case, quantity, int(options.size)) for case in chosen for quantity in QUANTITIES]
     if plain in chosen:
         todo += [(plain, quantity, int(n)) for n in options.sizes for quantity in QUANTITIES]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from jaxbce import Average, binary_cross_entropy_with_logits
 
 DEVICES = 8
-OVER, SAME = PartitionSpec("data"), PartitionSpec()  # split over the devices; replicated
+SHARDED, REPLICATED = PartitionSpec("data"), PartitionSpec()
 
 
 def predict(params, images):
@@ -90,10 +90,10 @@ def main() -> None:
     print(f"known labels by device: {' '.join(map(str, counts))}")
 
     mesh = Mesh(np.asarray(jax.devices()[:DEVICES]), ("data",))
-    sharded = jax.device_put(batch, NamedSharding(mesh, OVER))
+    sharded = jax.device_put(batch, NamedSharding(mesh, SHARDED))
 
     def mapped(loss):
-        return jax.shard_map(loss, mesh=mesh, in_specs=(SAME, OVER, OVER, OVER), out_specs=SAME)
+        return jax.shard_map(loss, mesh=mesh, in_specs=(REPLICATED, SHARDED, SHARDED, SHARDED), out_specs=REPLICATED)
 
     runs = {
         "one device": (loss_fn, batch),
@@ -106,10 +106,10 @@ def main() -> None:
 
     losses, params = results["one device"]
     print(f"{'':<28}{'first loss':>12}{'last loss':>12}{'off by at most':>17}{'parameters off by':>20}")
-    for name, (own, trained) in results.items():
-        off = abs(own / losses - 1).max()
-        apart = max(float(abs(a - b).max()) for a, b in zip(trained.values(), params.values(), strict=True))
-        print(f"{name:<28}{own[0]:12.6f}{own[-1]:12.6f}{off:17.1e}{apart:20.1e}")
+    for name, (values, trained) in results.items():
+        error = abs(values / losses - 1).max()
+        difference = max(float(abs(a - b).max()) for a, b in zip(trained.values(), params.values(), strict=True))
+        print(f"{name:<28}{values[0]:12.6f}{values[-1]:12.6f}{error:17.1e}{difference:20.1e}")
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ def evaluate_stack(params, stack) -> Average:
     def add(average, batch):
         return average + evaluate_batch(params, *batch), None
 
-    nothing = Average.of(jnp.zeros(0, jnp.float32))
-    return jax.lax.scan(add, nothing, stack)[0]
+    empty = Average.of(jnp.zeros(0, jnp.float32))
+    return jax.lax.scan(add, empty, stack)[0]
 
 
-def padded(features, labels, size: int):
+def pad(features, labels, size: int):
     """Pad a batch to `size` rows, and mask the padding. Masked rows may hold any value: here NaN, and labels of -1."""
     missing = size - len(labels)
     return (
@@ -76,7 +76,7 @@ def main() -> None:
     cuts = np.sort(rng.choice(np.arange(1, len(labels)), options.batches - 1, replace=False))
     pieces = list(zip(np.split(features, cuts), np.split(labels, cuts), strict=True))
     sizes = [len(piece_labels) for _, piece_labels in pieces]
-    batches = [padded(*piece, max(sizes)) for piece in pieces]
+    batches = [pad(*piece, max(sizes)) for piece in pieces]
     print(f"{len(labels)} examples in batches of {', '.join(map(str, sizes))}")
 
     averages = [evaluate_batch(params, *batch) for batch in batches]

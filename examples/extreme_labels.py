@@ -38,7 +38,7 @@ CHUNK = 4096
 """The number of labels that `top` ranks at a time."""
 
 
-def texts(packages):
+def read_words(packages):
     """Yield the words of each file of the standard library and the packages."""
     paths = sysconfig.get_paths()
     library = Path(paths["stdlib"])
@@ -61,14 +61,14 @@ def windows(documents):
     """Concatenate the documents; return the words, and the positions with full windows inside their document."""
     words = np.concatenate(documents)
     ends = np.cumsum([len(document) for document in documents])
-    places = [np.arange(end - len(d) + WINDOW, end - WINDOW + 1) for d, end in zip(documents, ends, strict=True)]
-    return words, np.concatenate(places)
+    positions = [np.arange(end - len(d) + WINDOW, end - WINDOW + 1) for d, end in zip(documents, ends, strict=True)]
+    return words, np.concatenate(positions)
 
 
-def cut(words, places):
+def gather_windows(words, positions):
     """Gather the windows before and after the positions, [batch, window] each."""
     offsets = np.arange(WINDOW)
-    return words[places[:, None] - 1 - offsets], words[places[:, None] + offsets]
+    return words[positions[:, None] - 1 - offsets], words[positions[:, None] + offsets]
 
 
 def embed(params, context):
@@ -91,8 +91,8 @@ def naive_loss(params, context, positives):
     """Compute the same loss from dense logits and labels, [batch, labels]."""
     logits = embed(params, context) @ params["kernel"] + params["bias"]
     batch, labels = logits.shape
-    places = jnp.where(positives < 0, labels, positives)
-    dense = jnp.zeros((batch, labels)).at[jnp.arange(batch)[:, None], places].set(1.0, mode="drop")
+    indices = jnp.where(positives < 0, labels, positives)
+    dense = jnp.zeros((batch, labels)).at[jnp.arange(batch)[:, None], indices].set(1.0, mode="drop")
     return optax.sigmoid_binary_cross_entropy(logits, dense).sum() / batch
 
 
@@ -115,13 +115,13 @@ def top(features, kernel, bias, k: int):
         index = first + jnp.arange(size)
         part = jax.lax.dynamic_slice_in_dim(kernel, first, size, 1)
         logits = features @ part + jax.lax.dynamic_slice_in_dim(bias, first, size, 1)
-        scores, places = jax.lax.top_k(jnp.where(index >= start, logits, -jnp.inf), k)
-        scores, indices = (jnp.concatenate(two, 1) for two in zip(best, (scores, index[places]), strict=True))
-        scores, places = jax.lax.top_k(scores, k)
-        return (scores, jnp.take_along_axis(indices, places, 1)), None
+        scores, positions = jax.lax.top_k(jnp.where(index >= start, logits, -jnp.inf), k)
+        scores, indices = (jnp.concatenate(two, 1) for two in zip(best, (scores, index[positions]), strict=True))
+        scores, positions = jax.lax.top_k(scores, k)
+        return (scores, jnp.take_along_axis(indices, positions, 1)), None
 
-    nothing = jnp.full((len(features), k), -jnp.inf), jnp.full((len(features), k), -1)
-    (_, indices), _ = jax.lax.scan(chunk, nothing, jnp.arange(0, labels, size))
+    empty = jnp.full((len(features), k), -jnp.inf), jnp.full((len(features), k), -1)
+    (_, indices), _ = jax.lax.scan(chunk, empty, jnp.arange(0, labels, size))
     return indices
 
 
@@ -149,13 +149,13 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
 
-    documents, frequency = encode(list(texts(options.packages)), options.labels)
+    documents, frequency = encode(list(read_words(options.packages)), options.labels)
     labels = len(frequency)
     documents = [document for document in documents if len(document) >= 2 * WINDOW]
     held_out = rng.random(len(documents)) < 0.1
-    train_words, train_places = windows([d for d, out in zip(documents, held_out, strict=True) if not out])
-    test_words, test_places = windows([d for d, out in zip(documents, held_out, strict=True) if out])
-    test_context, test_positives = cut(test_words, rng.choice(test_places, options.tested))
+    train_words, train_positions = windows([d for d, out in zip(documents, held_out, strict=True) if not out])
+    test_words, test_positions = windows([d for d, out in zip(documents, held_out, strict=True) if out])
+    test_context, test_positives = gather_windows(test_words, rng.choice(test_positions, options.tested))
 
     chance = 1 - (1 - frequency) ** WINDOW
     embedding = rng.normal(0, 1, (labels, options.width))
@@ -183,7 +183,7 @@ def main() -> None:
     rows = [("most frequent words", *scores(params))]
     losses = []
     for _ in (progress := tqdm(range(options.steps), desc="training", unit="step")):
-        context, positives = cut(train_words, rng.choice(train_places, options.batch))
+        context, positives = gather_windows(train_words, rng.choice(train_positions, options.batch))
         params, state, loss = compiled["fused"](params, state, context, positives)
         losses.append(float(loss))
         progress.set_postfix(loss=f"{losses[-1]:.2f}")

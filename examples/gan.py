@@ -32,7 +32,7 @@ NOISE = 32
 # Smooth the label of real images to 1 - 0.2 / 2 = 0.9, so that the discriminator does not saturate.
 LABEL_SMOOTHING = 0.2
 # Compute the optimal D for indistinguishable fakes: half of the labels are 0.9 and half 0, so D = 0.45.
-CANNOT_TELL = (1 - LABEL_SMOOTHING / 2) / 2
+EQUILIBRIUM = (1 - LABEL_SMOOTHING / 2) / 2
 
 
 class Generator(nnx.Module):
@@ -94,24 +94,24 @@ def train(generator, discriminator, images, steps: int, seed: int, saturating: b
     losses = []
     for _ in tqdm(range(steps), desc="training", unit="step"):
         real = images[rng.integers(0, len(images), BATCH_SIZE)]
-        losses.append(step(real, noise_of(rng, BATCH_SIZE), saturating=saturating))
+        losses.append(step(real, sample_noise(rng, BATCH_SIZE), saturating=saturating))
     discriminator.eval()  # turns dropout off
     return np.asarray(losses)
 
 
-def noise_of(rng: np.random.Generator, number: int) -> np.ndarray:
+def sample_noise(rng: np.random.Generator, number: int) -> np.ndarray:
     """Draw the noise, the input of the generator."""
     return rng.normal(size=(number, NOISE)).astype(np.float32)
 
 
-def judge(name: str, images, discriminator, classifier, training_images) -> None:
+def score(name: str, images, discriminator, classifier, training_images) -> None:
     """Score images, and print a row of the table."""
-    believed = float(nnx.sigmoid(discriminator(images)).mean())
+    mean_d = float(nnx.sigmoid(discriminator(images)).mean())
     votes = classifier.predict_proba(images)
     digits = votes.argmax(axis=1)[votes.max(axis=1) > 0.5]
     frequent = np.bincount(digits, minlength=10) >= 0.01 * len(images)
     _, nearest = pairwise_distances_argmin_min(images, training_images)
-    print(f"{name:<20}{believed:8.3f}{len(digits) / len(images):12.1%}{frequent.sum():8}{np.median(nearest):10.2f}")
+    print(f"{name:<20}{mean_d:8.3f}{len(digits) / len(images):12.1%}{frequent.sum():8}{np.median(nearest):10.2f}")
 
 
 def sheet(images) -> np.ndarray:
@@ -133,16 +133,16 @@ def draw(generated, real, losses, saturating: bool, path: Path) -> None:
         axes.axis("off")
 
     training, gradient = curves.subplots(2, 1)
-    logit = np.log(CANNOT_TELL / (1 - CANNOT_TELL)).astype(np.float32)
-    undecided = (
+    logit = np.log(EQUILIBRIUM / (1 - EQUILIBRIUM)).astype(np.float32)
+    at_equilibrium = (
         gan_discriminator_loss(logit, logit, label_smoothing=LABEL_SMOOTHING),
         gan_generator_loss(logit, saturating=saturating),
     )
     window = np.full(min(100, len(losses)), 1 / min(100, len(losses)))
     for i, name in enumerate(("discriminator", "generator")):
-        smooth = np.convolve(losses[:, i], window, "valid")
-        training.plot(np.arange(len(window), len(losses) + 1), smooth, f"C{i}", label=name)
-        training.axhline(float(undecided[i]), color=f"C{i}", linestyle=":", label="if D cannot tell")
+        smoothed = np.convolve(losses[:, i], window, "valid")
+        training.plot(np.arange(len(window), len(losses) + 1), smoothed, f"C{i}", label=name)
+        training.axhline(float(at_equilibrium[i]), color=f"C{i}", linestyle=":", label="if D cannot tell")
     training.set(title="Training", xlabel="step", ylabel=f"loss, mean of {len(window)} steps")
 
     logits = jnp.linspace(-12, 12, 481)
@@ -178,7 +178,7 @@ def main() -> None:
     classifier = ExtraTreesClassifier(100, random_state=options.seed).fit(real, real_digits)
 
     generator, discriminator = Generator(nnx.Rngs(options.seed)), Discriminator(nnx.Rngs(options.seed + 1))
-    noise = noise_of(np.random.default_rng(options.seed + 1), len(held_out))
+    noise = sample_noise(np.random.default_rng(options.seed + 1), len(held_out))
     untrained = np.asarray(generator(noise))
     losses = train(generator, discriminator, real, options.steps, options.seed, options.saturating)
     generated = np.asarray(generator(noise))
@@ -188,14 +188,14 @@ def main() -> None:
     print(f"{'images':<20}{'mean D':>8}{'recognised':>12}{'digits':>8}{'nearest':>10}")
     rows = {"real, held out": held_out, "generated": generated, "before training": untrained}
     for name, images_of_row in rows.items():
-        judge(name, images_of_row, discriminator, classifier, real)
-    print(f"mean D: a discriminator that cannot tell says {CANNOT_TELL:.2f}, for it trains on labels of 0.9 and 0")
+        score(name, images_of_row, discriminator, classifier, real)
+    print(f"mean D: a discriminator that cannot tell says {EQUILIBRIUM:.2f}, for it trains on labels of 0.9 and 0")
     print("recognised: over half of a forest of 100 trees, grown on real digits, agree")
     print("digits: how many of the ten make up 1 % of the images or more, as far as recognised")
     print("nearest: median distance to the nearest training image; a copy would be at 0")
-    says = np.concatenate([discriminator(held_out), discriminator(generated)])
-    told_apart = roc_auc_score(np.arange(len(says)) < len(held_out), says)
-    print(f"of a real and a generated image, the discriminator picks the real one in {told_apart:.1%} (50 % is chance)")
+    scores = np.concatenate([discriminator(held_out), discriminator(generated)])
+    auc = roc_auc_score(np.arange(len(scores)) < len(held_out), scores)
+    print(f"of a real and a generated image, the discriminator picks the real one in {auc:.1%} (50 % is chance)")
     slopes = [abs(float(jax.grad(gan_generator_loss)(-10.0, saturating=form))) for form in (False, True)]
     print(f"gradient of a fake at logit -10: {slopes[0]:.2e}, with saturating=True {slopes[1]:.2e}")
 

@@ -78,21 +78,21 @@ def far_logits() -> list[tuple[str, str, str, str]]:
 def show(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> int:
     """Print a table; return the number of rows with different last two columns."""
     print(f"{title:<34}" + "".join(f"{column:>13}" for column in columns) + "  same")
-    for what, *texts in rows:
+    for name, *texts in rows:
         same = "yes" if texts[-2] == texts[-1] else "NO"
-        print(f"{what:<34}" + "".join(f"{text:>13}" for text in texts) + f"  {same}")
+        print(f"{name:<34}" + "".join(f"{text:>13}" for text in texts) + f"  {same}")
     print()
     return sum(row[-2] != row[-1] for row in rows)
 
 
 def main() -> None:
     """Print the tables; exit with status 1 if a digit differs."""
-    in_print = [(what, number, f"{loss:.4f}") for what, number, loss in published()]
+    in_print = [(name, number, f"{loss:.4f}") for name, number, loss in published()]
     differing = show("in print", ["published", "jaxbce"], in_print)
 
-    three_ways = [(what, f"{loss:.4f}") for what, loss in two_classes()]
+    three_ways = [(name, f"{loss:.4f}") for name, loss in two_classes()]
     first = three_ways[0][1]
-    differing += show("two classes", ["first way", "this way"], [(what, first, loss) for what, loss in three_ways])
+    differing += show("two classes", ["first way", "this way"], [(name, first, loss) for name, loss in three_ways])
 
     logits, labels = jnp.array([0.2, -0.4, 1.2, 0.8]), jnp.array([0.0, 1.0, 1.0, 0.0])
     losses = [f"{loss(logits, labels):.4f}" for loss in (naive, binary_cross_entropy_with_logits)]

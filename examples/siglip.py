@@ -67,7 +67,7 @@ def train_step(model, optimizer, upper, lower):
     return loss
 
 
-def search(model, upper, lower) -> tuple[np.ndarray, np.ndarray]:
+def rank_pairs(model, upper, lower) -> tuple[np.ndarray, np.ndarray]:
     """Rank the lower half of each upper half among all lower halves, 1 is best; return the logits of all pairs too."""
     (x, y), options = model(upper, lower)
     logits = np.asarray(options["logit_scale"] * (x @ y.T) + options["logit_bias"])
@@ -77,20 +77,20 @@ def search(model, upper, lower) -> tuple[np.ndarray, np.ndarray]:
 def draw(losses: list[float], ranks: dict[str, np.ndarray], logits: np.ndarray, path: Path) -> None:
     """Draw the training loss, the retrieval, and the logits of the trained model."""
     figure = Figure(figsize=(13, 4), layout="constrained")
-    training, found, spread = figure.subplots(1, 3)
+    training, retrieval, histogram = figure.subplots(1, 3)
     training.plot(losses)
     training.set(title="Training", xlabel="step", ylabel="loss of a batch", yscale="log")
-    places = np.arange(1, 101)
+    cutoffs = np.arange(1, 101)
     for name, rank in ranks.items():
-        found.plot(places, [(rank <= place).mean() for place in places], label=name)
-    found.set(title="Search among unseen halves", xlabel="k", ylabel="right half among the best k", ylim=(0, 1))
-    right = np.eye(len(logits), dtype=bool)
-    for name, values in {"right pairs": logits[right], "wrong pairs": logits[~right]}.items():
-        spread.hist(values, 60, density=True, alpha=0.6, label=name)
-    spread.set(title="Logits of unseen pairs", xlabel="logit", ylabel="density")
-    for axes in (found, spread):
+        retrieval.plot(cutoffs, [(rank <= cutoff).mean() for cutoff in cutoffs], label=name)
+    retrieval.set(title="Search among unseen halves", xlabel="k", ylabel="right half among the best k", ylim=(0, 1))
+    positive = np.eye(len(logits), dtype=bool)
+    for name, values in {"right pairs": logits[positive], "wrong pairs": logits[~positive]}.items():
+        histogram.hist(values, 60, density=True, alpha=0.6, label=name)
+    histogram.set(title="Logits of unseen pairs", xlabel="logit", ylabel="density")
+    for axes in (retrieval, histogram):
         axes.legend(fontsize="small")
-    for axes in (training, found, spread):
+    for axes in (training, retrieval, histogram):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
@@ -108,13 +108,13 @@ def main() -> None:
     halves = test[:, :32], test[:, 32:]
     model = TwoTowers(nnx.Rngs(options.seed))
     optimizer = nnx.Optimizer(model, optax.adam(2e-3), wrt=nnx.Param)
-    ranks = {"before": search(model, *halves)[0]}
+    ranks = {"before": rank_pairs(model, *halves)[0]}
 
     rng, losses = np.random.default_rng(options.seed), []
     for _ in tqdm(range(options.steps), desc="training", unit="step"):
         batch = rng.choice(train, BATCH_SIZE, replace=False)
         losses.append(float(train_step(model, optimizer, batch[:, :32], batch[:, 32:])))
-    ranks["after"], logits = search(model, *halves)
+    ranks["after"], logits = rank_pairs(model, *halves)
 
     print(f"{len(train)} pairs to train on: loss {losses[0]:.2f} at first, {losses[-1]:.2f} at the end")
     print(f"search among {len(test)} others: how often the right half is")
