@@ -257,7 +257,7 @@ def _report(options: argparse.Namespace, left: Callable[[], float]) -> Iterator[
     yield f"{machine(set(options.without), ('torch',))} Driver {_driver()}.\n"
     for cells in itertools.chain([COLUMNS, ["---"] * len(COLUMNS)], _rows(options, left)):
         yield f"| {' | '.join(cells)} |"
-    yield f"\nA launch takes {_launch()}: a call of a compiled function of one number. {options.note}".rstrip()
+    yield f"\nA launch takes {_launch()}: one compiled call on a scalar. {options.note}".rstrip()
 
 
 def main() -> None:

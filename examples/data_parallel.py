@@ -105,7 +105,7 @@ def main() -> None:
         results = {name: train(*run, options.steps, progress) for name, run in runs.items()}
 
     losses, params = results["one device"]
-    print(f"{'':<28}{'first loss':>12}{'last loss':>12}{'off by at most':>17}{'parameters off by':>20}")
+    print(f"{'':<28}{'first loss':>12}{'last loss':>12}{'relative error':>17}{'parameter error':>20}")
     for name, (values, trained) in results.items():
         error = abs(values / losses - 1).max()
         difference = max(float(abs(a - b).max()) for a, b in zip(trained.values(), params.values(), strict=True))

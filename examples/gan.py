@@ -142,7 +142,9 @@ def draw(generated, real, losses, saturating: bool, path: Path) -> None:
     for i, name in enumerate(("discriminator", "generator")):
         smoothed = np.convolve(losses[:, i], window, "valid")
         training.plot(np.arange(len(window), len(losses) + 1), smoothed, f"C{i}", label=name)
-        training.axhline(float(at_equilibrium[i]), color=f"C{i}", linestyle=":", label="if D cannot tell")
+        training.axhline(
+            float(at_equilibrium[i]), color=f"C{i}", linestyle=":", label="optimum for indistinguishable fakes"
+        )
     training.set(title="Training", xlabel="step", ylabel=f"loss, mean of {len(window)} steps")
 
     logits = jnp.linspace(-12, 12, 481)
@@ -151,7 +153,7 @@ def draw(generated, real, losses, saturating: bool, path: Path) -> None:
         gradient.plot(logits, jnp.abs(slope), label=name)
     gradient.set(
         title="Gradient of the generator's loss for one fake",
-        xlabel="logit of the fake (left: recognised, right: taken for real)",
+        xlabel="logit of the fake (left: recognised as fake, right: classified as real)",
         ylabel="| ∂ loss / ∂ logit |",
         yscale="log",
     )
@@ -189,13 +191,13 @@ def main() -> None:
     rows = {"real, held out": held_out, "generated": generated, "before training": untrained}
     for name, images_of_row in rows.items():
         score(name, images_of_row, discriminator, classifier, real)
-    print(f"mean D: a discriminator that cannot tell says {EQUILIBRIUM:.2f}, for it trains on labels of 0.9 and 0")
-    print("recognised: over half of a forest of 100 trees, grown on real digits, agree")
-    print("digits: how many of the ten make up 1 % of the images or more, as far as recognised")
-    print("nearest: median distance to the nearest training image; a copy would be at 0")
+    print(f"mean D: the optimum for indistinguishable fakes is {EQUILIBRIUM:.2f}, since the labels are 0.9 and 0")
+    print("recognised: more than half of the classifier's 100 trees agree on a digit")
+    print("digits: number of digits that make up at least 1 % of the images")
+    print("nearest: median distance to the nearest training image, 0 for a copy")
     scores = np.concatenate([discriminator(held_out), discriminator(generated)])
     auc = roc_auc_score(np.arange(len(scores)) < len(held_out), scores)
-    print(f"of a real and a generated image, the discriminator picks the real one in {auc:.1%} (50 % is chance)")
+    print(f"AUC of the discriminator, real against generated images: {auc:.1%} (chance: 50 %)")
     slopes = [abs(float(jax.grad(gan_generator_loss)(-10.0, saturating=form))) for form in (False, True)]
     print(f"gradient of a fake at logit -10: {slopes[0]:.2e}, with saturating=True {slopes[1]:.2e}")
 

@@ -125,7 +125,7 @@ def main() -> None:
         losses = np.array(result["losses"])
         print(
             f"process {result['process']}: {result['known']} known labels, loss {losses[0]:.6f} at first, "
-            f"{losses[-1]:.6f} in the end; off the loss of one process by at most {abs(losses / alone - 1).max():.1e}"
+            f"{losses[-1]:.6f} at the end; relative error against one process: {abs(losses / alone - 1).max():.1e}"
         )
 
 

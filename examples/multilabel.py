@@ -128,7 +128,7 @@ def main() -> None:
         results = [compare(seed, options.steps, progress) for seed in range(options.seeds)]
     reference = np.array([result["BCE"] for result in results])
 
-    print(f"seeds: {options.seeds}. The numbers are means; ±: how far a difference strays from seed to seed (std)")
+    print(f"seeds: {options.seeds}. Scores are means over the seeds; ± is the standard deviation over the seeds")
     columns = f"{'all labels':>10}{'against BCE':>18}{'rarest 3':>11}{'against BCE':>18}"
     print(f"{'mean average precision':<26}{columns}{'recall':>9}{'precision':>11}")
     for name in results[0]:

@@ -83,11 +83,11 @@ def draw(losses: list[float], ranks: dict[str, np.ndarray], logits: np.ndarray, 
     cutoffs = np.arange(1, 101)
     for name, rank in ranks.items():
         retrieval.plot(cutoffs, [(rank <= cutoff).mean() for cutoff in cutoffs], label=name)
-    retrieval.set(title="Search among unseen halves", xlabel="k", ylabel="right half among the best k", ylim=(0, 1))
+    retrieval.set(title="Retrieval among held-out halves", xlabel="k", ylabel="recall at k", ylim=(0, 1))
     positive = np.eye(len(logits), dtype=bool)
-    for name, values in {"right pairs": logits[positive], "wrong pairs": logits[~positive]}.items():
+    for name, values in {"positive pairs": logits[positive], "negative pairs": logits[~positive]}.items():
         histogram.hist(values, 60, density=True, alpha=0.6, label=name)
-    histogram.set(title="Logits of unseen pairs", xlabel="logit", ylabel="density")
+    histogram.set(title="Logits of held-out pairs", xlabel="logit", ylabel="density")
     for axes in (retrieval, histogram):
         axes.legend(fontsize="small")
     for axes in (training, retrieval, histogram):
@@ -117,8 +117,8 @@ def main() -> None:
     ranks["after"], logits = rank_pairs(model, *halves)
 
     print(f"{len(train)} pairs to train on: loss {losses[0]:.2f} at first, {losses[-1]:.2f} at the end")
-    print(f"search among {len(test)} others: how often the right half is")
-    print(f"{'':<10}{'first':>8}{'best 10':>10}{'median place':>15}")
+    print(f"retrieval among {len(test)} held-out images: recall at 1 and at 10, and median rank")
+    print(f"{'':<10}{'at 1':>8}{'at 10':>10}{'median rank':>15}")
     print(f"{'chance':<10}{1 / len(test):8.1%}{10 / len(test):10.1%}{len(test) / 2:15.0f}")
     for name, rank in ranks.items():
         print(f"{name:<10}{(rank == 1).mean():8.1%}{(rank <= 10).mean():10.1%}{np.median(rank):15.0f}")
