@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxbce._cpu._numerics import LOG1P, log1p_exp
 
 import jaxbce
-from jaxbce._cpu._numerics import LOG1P, log1p_exp
 from tests.losses import BINARY, FAMILIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # Other compilers fuse what they see fit.
