@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbce._core.arrays import UNIT_INTERVAL, Arguments, compute_dtype, prepare
+from jaxbce._core.arrays import UNIT_INTERVAL, Arguments, broadcast_like, compute_dtype, prepare
 from jaxbce._core.numerics import (
     Exponent,
     StaticExponent,
@@ -40,12 +40,15 @@ class TunedEntries:
 
     `slopes` are None where those of the plain formula are as fast: a step of the focal loss takes 2.8 times as long
     with the plain ones, one of the asymmetric loss 1.4. `fused` is the loss with its weight once more, without a select
-    or a comparison, which XLA fuses into no reduction: that halves the time of a mean.
+    or a comparison, which XLA fuses into no reduction: that halves the time of a mean. `hard` is for bool labels in a
+    cache, without their conversion: a step of a linear head takes 13 MB without it and 6 with it, and at 8 features 1.7
+    times as long.
     """
 
     losses: Callable[..., Array]
     slopes: Callable[..., Array] | None = None
     fused: Callable[..., Array] | None = None
+    hard: "TunedEntries | None" = None
 
     def __call__(self, entries: Any, given: Arguments) -> Array:
         like, reduced = given.predictions, entries.reduced
@@ -57,14 +60,21 @@ class TunedEntries:
         materialized = reduced is not None and beside
         if entries.argnums:
             return self._derivative(entries, given, materialized)
-        given = prepare(given, entries.loss.safe_prediction, nan_outside_domain)
+        form, given = self._prepare(entries, given)
         if fused is not None and not (entries.beside_derivative and materialized):
             return fused(given.predictions, given.labels, weight=given.weight, **given.parameters)
-        losses = self.losses(given.predictions, given.labels, **given.parameters)
+        losses = form.losses(given.predictions, given.labels, **given.parameters)
         if given.weight is not None:
             losses = multiply_no_nan(given.weight, losses)
         losses = zero_where_masked(losses, given.where)
         return _materialize(losses) if materialized else losses
+
+    def _prepare(self, entries: Any, given: Arguments) -> tuple["TunedEntries", Arguments]:
+        """Prepare the arguments; choose the form that suits the labels."""
+        prepared = prepare(given, entries.loss.safe_prediction, nan_outside_domain)
+        if self.hard and entries.in_cache and given.labels.dtype == jnp.bool_ and given.label_smoothing is None:
+            return self.hard, prepared._replace(labels=broadcast_like(given.labels, given.predictions))
+        return self, prepared
 
     def _derivative(self, entries: Any, given: Arguments, materialized: bool) -> Array:
         """Compute a derivative behind a barrier, from arguments that it shares with nothing.
@@ -82,8 +92,8 @@ class TunedEntries:
         if entries.argnums != (0,) or self.slopes is None:
             (derivative,) = entries.plain(*leaves)
         else:
-            given = prepare(jax.tree.unflatten(structure, leaves), entries.loss.safe_prediction, nan_outside_domain)
-            slopes = self.slopes(given.predictions, given.labels, **given.parameters)
+            form, given = self._prepare(entries, jax.tree.unflatten(structure, leaves))
+            slopes = (form.slopes or self.slopes)(given.predictions, given.labels, **given.parameters)
             slopes = slopes if given.weight is None else given.weight * slopes
             derivative = zero_where_masked(slopes, given.where)
         derivative = jnp.reshape(derivative, shape)
@@ -239,8 +249,29 @@ def _bce_with_logits_slope(x: Array, y: Array, pos_weight: Array | None = None) 
     return jnp.where(x >= 0.0, b - q, q - a)
 
 
+def _hard_bce(x: Array, y: Array, pos_weight: Array | None = None) -> Array:
+    """Softplus of x, or of -x where the label is on."""
+    wrong = jnp.where(y, -x, x)
+    loss = jnp.maximum(wrong, 0.0) + _log1p_exp(wrong, fused=True)
+    return loss if pos_weight is None else multiply_no_nan(_hard_weight(y, pos_weight), loss)
+
+
+def _hard_bce_slope(x: Array, y: Array, pos_weight: Array | None = None) -> Array:
+    p = _sigmoids(jnp.where(y, -x, x))[0]
+    slope = jnp.where(y, -p, p)
+    return slope if pos_weight is None else _hard_weight(y, pos_weight) * slope
+
+
+def _hard_weight(y: Array, pos_weight: Array) -> Array:
+    """The weight of the positives, and 1 of the negatives, or NaN if it is."""
+    return jnp.where(y, pos_weight, 1.0 + 0.0 * pos_weight)
+
+
 bce_with_logits = TunedEntries(
-    _bce_with_logits, _bce_with_logits_slope, fused=functools.partial(_bce_with_logits, fused=True)
+    _bce_with_logits,
+    _bce_with_logits_slope,
+    functools.partial(_bce_with_logits, fused=True),
+    TunedEntries(_hard_bce, _hard_bce_slope),
 )
 
 
