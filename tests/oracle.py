@@ -1,8 +1,10 @@
 """The definitions, written naively in high precision: what the package is measured against.
 
-`mp_*` are scalar and exact (mpmath); the others are NumPy in float64 or better, for whole arrays.
+`mp_*` are scalar and exact (mpmath); `naive_*` are differentiated by JAX; the others are NumPy in float64 or better,
+for whole arrays.
 """
 
+import jax.numpy as jnp
 import mpmath
 import numpy as np
 
@@ -117,6 +119,84 @@ def reduce(losses, weight=None, where=None, axis=None, reduction="mean"):
         return total
     number = np.where(mask, weights if reduction == "weighted_mean" else 1, 0).sum(axis)
     return np.where(number == 0, 0, total / np.where(number == 0, 1, number))
+
+
+# --- Differentiated by JAX: without a kink, in float64 exact to about 1e-13 at logits of moderate size ----------------
+
+
+def naive_logit_loss(x, y, pos_weight=1.0):
+    return pos_weight * y * jnp.log(1 + jnp.exp(-x)) + (1 - y) * jnp.log(1 + jnp.exp(x))
+
+
+def naive_prob_loss(p, y, pos_weight=1.0):
+    return -pos_weight * y * jnp.log(p) - (1 - y) * jnp.log(1 - p)
+
+
+def naive_focal_loss(x, y, gamma=2.0, alpha=None):
+    p = 1 / (1 + jnp.exp(-x))
+    share = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    return share * (y * (1 - p) + (1 - y) * p) ** gamma * naive_logit_loss(x, y)
+
+
+def naive_asymmetric_loss(x, y, gamma_pos=1.0, gamma_neg=4.0, margin=0.05):
+    p = 1 / (1 + jnp.exp(-x))
+    above = p > margin
+    u = jnp.where(above, p - margin, 0.5)
+    negative = jnp.where(above, -(u**gamma_neg) * jnp.log(1 - u), 0.0)
+    return y * (1 - p) ** gamma_pos * jnp.log(1 + jnp.exp(-x)) + (1 - y) * negative
+
+
+def naive_call(entries):
+    """A whole call of the naive loss of an entry."""
+
+    def call(x, y, *, weight=1.0, label_smoothing=0.0, axis=None, reduction="mean", **own):
+        weight, y = (jnp.broadcast_to(jnp.asarray(a, jnp.float64), x.shape) for a in (weight, y))
+        own = {name: jnp.broadcast_to(value, x.shape) for name, value in own.items()}
+        losses = weight * entries(x, y * (1 - label_smoothing) + label_smoothing / 2, **own)
+        total = losses if reduction == "none" else losses.sum(axis)
+        number = {"mean": jnp.ones_like(weight), "weighted_mean": weight}.get(reduction)
+        return total if number is None else total / number.sum(axis)
+
+    return call
+
+
+def multi_hot(positives, labels):
+    """The labels of which indices are given; -1 is padding."""
+    numbers = jnp.arange(labels).reshape((1,) * np.ndim(positives) + (labels,))
+    return (jnp.asarray(positives)[..., None] == numbers).any(-2).astype(jnp.float64)
+
+
+def naive_head(features, kernel, labels=None, *, positives=None, bias=0.0, reduction="mean", **options):
+    """Binary cross-entropy of all logits of a linear head, in float64."""
+    features, kernel, bias = (jnp.asarray(a, jnp.float64) for a in (features, kernel, bias))
+    labels = multi_hot(positives, kernel.shape[1]) if labels is None else labels
+    options |= {"axis": -1, "reduction": "sum"} if reduction == "none" else {"reduction": reduction}
+    logits = features @ kernel
+    return naive_call(naive_logit_loss)(logits + jnp.broadcast_to(bias, logits.shape), labels, **options)
+
+
+def naive_pairs(x, y, *, logit_scale, logit_bias, reduction="mean"):
+    """Binary cross-entropy of the logits of all pairs, of which those on the diagonal belong together."""
+    losses = naive_logit_loss(logit_scale * (x @ y.T) + logit_bias, jnp.eye(len(x))).sum(-1)
+    return losses if reduction == "none" else losses.sum() / (1 if reduction == "sum" else len(x))
+
+
+def naive_cross_entropy(x, labels, *, class_weight=None, label_smoothing=0.0, reduction="mean"):
+    """Over the last axis, of class indices, negative where they are ignored, or of class probabilities."""
+    x, labels, classes = jnp.asarray(x, jnp.float64), jnp.asarray(labels), jnp.shape(x)[-1]
+    indices = labels.ndim < x.ndim
+    probs = multi_hot(labels[..., None], classes) if indices else labels
+    u = jnp.broadcast_to(jnp.ones(classes) if class_weight is None else class_weight, x.shape)
+    log_p = x - jnp.log(jnp.exp(x).sum(-1, keepdims=True))
+    included = probs.sum(-1) > 0
+    losses = -jnp.where(included, (u * (probs * (1 - label_smoothing) + label_smoothing / classes) * log_p).sum(-1), 0)
+    if reduction in ("none", "sum"):
+        return losses if reduction == "none" else losses.sum()
+    weights = (u * probs).sum(-1) if indices or reduction == "weighted_mean" else jnp.ones(losses.shape)
+    return losses.sum() / weights.sum()
+
+
+# --- Exact ------------------------------------------------------------------------------------------------------------
 
 
 def mp_softplus(x):

@@ -5,8 +5,7 @@ differentiated again: it then differentiates the formula under the rule. A kink 
 wrong derivatives at logits of 0 and at ties of the maximum, and right ones elsewhere. So the law is held at such
 logits, in every place where a loop or a transform may stand, under every nesting of forward and reverse mode.
 
-The oracle is the definition of each loss, naive and without a kink, differentiated by JAX outside of any loop: for
-logits of moderate size that is exact to about 1e-13 in float64.
+The oracle is the definition of each loss, naive and without a kink, differentiated by JAX outside of any loop.
 """
 
 import dataclasses
@@ -16,12 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mpmath
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import jaxbce
+from tests import oracle
+from tests.losses import LOSSES
 
 EARLIER = jax.__version_info__ < (0, 10)
 STEPS = 2
@@ -29,7 +29,7 @@ STEPS = 2
 TOLERANCE = 1e-9
 """Of the largest entry of a derivative."""
 
-# --- Predictions ----------------------------------------------------------------------------------------------------
+# --- Arguments --------------------------------------------------------------------------------------------------------
 
 ROUNDINGS = {
     "zero": np.zeros_like,
@@ -47,16 +47,9 @@ def logits(*shape):
     def draw(rng, rounding):
         drawn = np.clip(rng.normal(0, 2, (STEPS, *shape)), -6, 6)
         drawn[..., 0] *= 0.03
-        return {"logits": rounding(drawn)}
+        return rounding(drawn)
 
     return draw
-
-
-def class_logits(rng, rounding):
-    """Draw logits of four classes, the first two of which tie under every rounding, in most rows at the maximum."""
-    drawn = rng.normal(size=(STEPS, 3, 4))
-    drawn[..., :2] = 2.09375 + 1e-3 * drawn[..., :2]
-    return {"logits": rounding(drawn)}
 
 
 def probs(*shape):
@@ -65,296 +58,196 @@ def probs(*shape):
     def draw(rng, rounding):
         drawn = rng.uniform(-3.6, 3.6, (STEPS, *shape))
         drawn[..., 0] *= 0.03
-        return {"probs": 0.5 + rounding(drawn) / 8}
+        return 0.5 + rounding(drawn) / 8
 
     return draw
 
 
-def gan_logits(rng, rounding):
-    """Draw logits of two batches, of different sizes."""
-    return {"real_logits": logits(3)(rng, rounding)["logits"], "fake_logits": logits(4)(rng, rounding)["logits"]}
+def class_logits(rng, rounding):
+    """Draw logits of four classes, the first two of which tie under every rounding, in most rows at the maximum."""
+    drawn = rng.normal(size=(STEPS, 3, 4))
+    drawn[..., :2] = 2.09375 + 1e-3 * drawn[..., :2]
+    return rounding(drawn)
 
 
-def features(rng, rounding):
-    """Draw the features of each step; "zero" is about the head alone, whose kernel and bias are then zero."""
-    drawn = np.clip(rng.normal(size=(STEPS, 3, 2)), -2, 2)
-    return {"features": drawn if rounding is np.zeros_like else rounding(drawn)}
+def features(*shape, zero=True):
+    """Draw features; where the logits of "zero" are made otherwise, they are not rounded to zero themselves."""
+
+    def draw(rng, rounding):
+        drawn = np.clip(rng.normal(size=shape), -2, 2)
+        return drawn if rounding is np.zeros_like and not zero else rounding(drawn)
+
+    return draw
 
 
-def pairs(rng, rounding):
-    """Draw two batches of features; for "zero" the one is zero, and so is every logit but for the bias."""
-    x, y = np.clip(rng.normal(size=(2, STEPS, 4, 2)), -2, 2)
-    return {"x": rounding(x), "y": y if rounding is np.zeros_like else rounding(y)}
-
-
-def head(rng, rounding):
-    return {
-        "kernel": rounding(np.clip(rng.normal(size=(2, 5)), -2, 2)),
-        "bias": rounding(rng.normal(size=5)),
-        "pos_weight": rng.uniform(0.5, 2, 5),
-    }
-
-
-def scale_and_bias(rng, rounding):
-    return {"logit_scale": np.asarray(rng.choice([0.5, 1.0, 2.0])), "logit_bias": rounding(rng.normal(size=()))}
-
-
-def uniform(**shapes):
+def uniform(*shape, low=0.2, high=0.8):
     """Draw labels, weights and the like, well inside of their domains, and all differentiated too."""
-    return lambda rng, _: {name: rng.uniform(0.2, 0.8, shape) for name, shape in shapes.items()}
+    return lambda rng, _: rng.uniform(low, high, shape)
 
 
-def nothing(*_):
-    return {}
+def soft_labels(*shape):
+    """Draw labels, one of which is 1/2 exactly."""
 
+    def draw(rng, _):
+        labels = rng.uniform(0.1, 0.9, (STEPS, *shape))
+        labels[0, 0] = 0.5
+        return labels
 
-# --- The losses and their naive definitions ---------------------------------------------------------------------------
-
-
-def softplus(x):
-    return jnp.log(1 + jnp.exp(x))
-
-
-def sigmoid(x):
-    return 1 / (1 + jnp.exp(-x))
-
-
-def as_float(labels):
-    return jnp.asarray(labels, jnp.float64)
-
-
-def smoothed(labels, label_smoothing):
-    return labels * (1 - label_smoothing) + label_smoothing / 2
-
-
-def naive_logit_loss(logits, labels, pos_weight=1.0, weight=1.0, label_smoothing=0.0):
-    labels = smoothed(as_float(labels), label_smoothing)
-    return weight * (pos_weight * labels * softplus(-logits) + (1 - labels) * softplus(logits))
-
-
-def naive_prob_loss(probs, labels, weight, label_smoothing):
-    labels = smoothed(labels, label_smoothing)
-    return -weight * (labels * jnp.log(probs) + (1 - labels) * jnp.log(1 - probs))
-
-
-def naive_focal_loss(logits, labels, gamma, alpha=None, weight=1.0):
-    labels, p = as_float(labels), sigmoid(logits)
-    error = labels * (1 - p) + (1 - labels) * p
-    share = 1.0 if alpha is None else alpha * labels + (1 - alpha) * (1 - labels)
-    return weight * share * error**gamma * naive_logit_loss(logits, labels)
-
-
-def naive_asymmetric_loss(logits, labels, gamma_pos, gamma_neg, margin, weight=1.0):
-    labels, p = as_float(labels), sigmoid(logits)
-    above = p > margin  # With the default gamma_neg of 4 all derivatives here are 0 where p = margin.
-    u = jnp.where(above, p - margin, 0.5)
-    negative = jnp.where(above, -(u**gamma_neg) * jnp.log(1 - u), 0.0)
-    return weight * (labels * (1 - p) ** gamma_pos * softplus(-logits) + (1 - labels) * negative)
-
-
-def naive_cross_entropy(logits, labels, class_weight=None, label_smoothing=0.0):
-    classes = logits.shape[-1]
-    labels = labels if labels.ndim == 2 else jnp.eye(classes)[labels]
-    labels = labels * (1 - label_smoothing) + label_smoothing / classes
-    log_p = logits - jnp.log(jnp.sum(jnp.exp(logits), -1, keepdims=True))
-    return -jnp.sum(labels * log_p * (1.0 if class_weight is None else class_weight[None]), -1)
-
-
-def multi_hot(positives, labels):
-    """The labels that are on; -1 is padding."""
-    return jnp.asarray(jnp.any(positives[:, :, None] == jnp.arange(labels)[None, None], 1), jnp.float64)
-
-
-def naive_sparse_loss(logits, positives, pos_weight, weight):
-    return naive_logit_loss(logits, multi_hot(positives, logits.shape[-1]), pos_weight[None], weight)
-
-
-def naive_linear_loss(features, kernel, bias, pos_weight, positives):
-    return naive_logit_loss(features @ kernel + bias[None], multi_hot(positives, 5), pos_weight[None])
-
-
-def naive_discriminator_loss(real_logits, fake_logits, label_smoothing):
-    real = naive_logit_loss(real_logits, 1, label_smoothing=label_smoothing)
-    return jnp.mean(real) + jnp.mean(softplus(fake_logits))
-
-
-def naive_pairwise_losses(x, y, logit_scale, logit_bias):
-    return jnp.sum(naive_logit_loss(logit_scale * (x @ y.T) + logit_bias, jnp.eye(4)), 1)
-
-
-def generator_losses(fake_logits):
-    """Both forms."""
-    saturating = jaxbce.gan_generator_loss(fake_logits, saturating=True, reduction="none")
-    return jnp.stack([saturating, jaxbce.gan_generator_loss(fake_logits, reduction="none")])
+    return draw
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A loss with options, the naive definition of the same, and what they are called with.
+    """Calls of a loss, and of the naive definition of the same.
 
     Attributes:
-        loss: the public function, called by keyword; its result has any shape.
-        naive: the definition of the same.
-        of_steps: draws what each step has of its own, from a generator and a rounding of predictions.
-        shared: draws what the steps have in common.
+        calls: makes of a loss a function, by keyword, of what is drawn; its result has any shape.
+        losses: the public function and the naive definition.
+        of_steps: by name, what each step draws of its own, from a generator and a rounding of predictions.
+        shared: what the steps have in common.
         fixed: what each step has of its own and cannot be differentiated.
     """
 
     name: str
-    loss: Callable[..., Any]
-    naive: Callable[..., Any]
-    of_steps: Callable[..., dict[str, Any]]
-    shared: Callable[..., dict[str, Any]] = nothing
+    calls: Callable[[Callable[..., Any]], Callable[..., Any]]
+    losses: tuple[Callable[..., Any], Callable[..., Any]]
+    of_steps: dict[str, Callable[..., Any]]
+    shared: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def with_labels(draw, *shape):
-    """Draw predictions, and labels that are differentiated too; one of them is 1/2 exactly."""
-
-    def both(rng, rounding):
-        labels = rng.uniform(0.1, 0.9, (STEPS, *shape))
-        labels[0, 0] = 0.5
-        return draw(rng, rounding) | {"labels": labels}
-
-    return both
+def joined(*losses):
+    return jnp.concatenate([jnp.ravel(a) for a in losses])
 
 
-def each(loss, **options):
-    return functools.partial(loss, reduction="none", **options)
+# --- The losses -------------------------------------------------------------------------------------------------------
+
+NAIVE = {
+    jaxbce.binary_cross_entropy_with_logits: oracle.naive_logit_loss,
+    jaxbce.binary_cross_entropy: oracle.naive_prob_loss,
+    jaxbce.sigmoid_focal_loss: oracle.naive_focal_loss,
+    jaxbce.asymmetric_loss: oracle.naive_asymmetric_loss,
+}
+PARAMETERS = {
+    "pos_weight": uniform(5),
+    "gamma": uniform(low=1.2, high=2.8),
+    "alpha": uniform(),
+    "gamma_pos": uniform(low=0.5, high=2),
+    "gamma_neg": uniform(5, low=1.2, high=2.8),
+    "margin": uniform(low=0.02, high=0.1),
+}
+HARD = np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 0]])
 
 
-def mean_of(loss, **options):
-    """The "mean" of a naive definition."""
-    return lambda **data: jnp.mean(loss(**data, **options))
+def entrywise(row):
+    """A row of the table, with hard labels and with soft ones, weights and the parameters of its own that are free."""
+    free = {} if row.bound else {name: draw for name, draw in PARAMETERS.items() if row.takes(name)}
+    smoothed = {"label_smoothing": uniform()} if row.takes("pos_weight") else {}
+
+    def calls(loss):
+        def losses(x, y, hard, weight, label_smoothing=None, **free):
+            call = functools.partial(loss, **row.bound)
+            found = [call(x, hard), call(x, y, weight=weight, reduction="none", **free)]
+            if smoothed:
+                options = {"label_smoothing": label_smoothing, "reduction": "weighted_mean"}
+                found.append(call(x, y, weight=weight, **options))
+            return joined(*found)
+
+        return losses
+
+    return Case(
+        row.name,
+        calls,
+        (row.function, oracle.naive_call(NAIVE[row.function])),
+        {"x": (probs if row.function is jaxbce.binary_cross_entropy else logits)(5), "y": soft_labels(5)},
+        {"weight": uniform(5), **smoothed, **free},
+        {"hard": HARD},
+    )
 
 
-HARD = {"labels": np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 0]])}
-CLASSES = {"labels": np.array([[0, 3, 1], [2, 2, 0]])}
+def of_classes(loss):
+    def losses(x, y, classes, class_weight, label_smoothing):
+        options = {"class_weight": class_weight, "label_smoothing": label_smoothing}
+        return joined(
+            loss(x, classes),
+            loss(x, y, reduction="none"),
+            loss(x, classes, **options, reduction="none"),
+            loss(x, y, **options, reduction="weighted_mean"),
+        )
+
+    return losses
+
+
+def of_positives(loss):
+    def losses(pos_weight, weight, **data):
+        return joined(loss(**data), loss(**data, pos_weight=pos_weight, weight=weight, reduction="none"))
+
+    return losses
+
+
+def naive_positives(logits, positives, **options):
+    labels = oracle.multi_hot(positives, logits.shape[-1])
+    return oracle.naive_call(oracle.naive_logit_loss)(logits, labels, **options)
+
+
+def in_both(loss):
+    return lambda **data: joined(loss(**data), loss(**data, reduction="none"))
+
+
+def adversarial(losses):
+    """Of two batches of different sizes."""
+    discriminator, generator = losses
+    return lambda real, fake, s: joined(
+        discriminator(real, fake, label_smoothing=s), generator(fake), generator(fake, saturating=True)
+    )
+
+
+naive_bce = oracle.naive_call(oracle.naive_logit_loss)
+NAIVE_ADVERSARIES = (
+    lambda real, fake, label_smoothing: naive_bce(real, 1 - label_smoothing / 2) + naive_bce(fake, 0),
+    lambda fake, saturating=False: -naive_bce(fake, 0) if saturating else naive_bce(fake, 1),
+)
+
 POSITIVES = {"positives": np.array([[[0, 3], [4, -1], [-1, -1]], [[1, 1], [2, 0], [3, 4]]])}
-ASYMMETRIC = {"gamma_pos": 1.0, "gamma_neg": 4.0, "margin": 0.05}
-FLAT = {"gamma_pos": 0.0, "gamma_neg": 1.5, "margin": 0.0}
-
 CASES = [
+    *(entrywise(row) for row in LOSSES if row.function in NAIVE),
     Case(
-        "binary_cross_entropy_with_logits",
-        jaxbce.binary_cross_entropy_with_logits,
-        mean_of(naive_logit_loss),
-        logits(5),
-        fixed=HARD,
+        "cross_entropy",
+        of_classes,
+        (jaxbce.cross_entropy, oracle.naive_cross_entropy),
+        {"x": class_logits, "y": soft_labels(3, 4)},
+        {"class_weight": uniform(4), "label_smoothing": uniform()},
+        {"classes": np.array([[0, 3, 1], [2, 2, 0]])},
     ),
     Case(
-        "binary_cross_entropy_with_logits-soft_labels-weights",
-        each(jaxbce.binary_cross_entropy_with_logits),
-        naive_logit_loss,
-        with_labels(logits(5), 5),
-        uniform(pos_weight=5, weight=()),
+        "sparse_binary_cross_entropy_with_logits",
+        of_positives,
+        (jaxbce.sparse_binary_cross_entropy_with_logits, naive_positives),
+        {"logits": logits(3, 5)},
+        {"pos_weight": uniform(5), "weight": uniform()},
+        POSITIVES,
     ),
     Case(
-        "binary_cross_entropy-soft_labels-weight-label_smoothing",
-        each(jaxbce.binary_cross_entropy),
-        naive_prob_loss,
-        with_labels(probs(5), 5),
-        uniform(weight=5, label_smoothing=()),
+        "gan_discriminator_loss and gan_generator_loss",
+        adversarial,
+        ((jaxbce.gan_discriminator_loss, jaxbce.gan_generator_loss), NAIVE_ADVERSARIES),
+        {"real": logits(3), "fake": logits(4)},
+        {"s": uniform()},
     ),
     Case(
-        "sigmoid_focal_loss-gamma=2",
-        jaxbce.sigmoid_focal_loss,
-        mean_of(naive_focal_loss, gamma=2),
-        logits(5),
-        fixed=HARD,
+        "linear_binary_cross_entropy",
+        in_both,
+        (functools.partial(jaxbce.linear_binary_cross_entropy, chunk_size=2), oracle.naive_head),
+        {"features": features(STEPS, 3, 2, zero=False)},
+        {"kernel": features(2, 5), "bias": features(5), "pos_weight": uniform(5), "weight": uniform(3, 1)},
+        POSITIVES,
     ),
     Case(
-        "sigmoid_focal_loss-gamma=0.5-alpha-soft_labels",
-        each(jaxbce.sigmoid_focal_loss, gamma=0.5),
-        functools.partial(naive_focal_loss, gamma=0.5),
-        with_labels(logits(5), 5),
-        uniform(alpha=(), weight=5),
-    ),
-    Case(
-        "asymmetric_loss",
-        jaxbce.asymmetric_loss,
-        mean_of(naive_asymmetric_loss, **ASYMMETRIC),
-        logits(5),
-        fixed=HARD,
-    ),
-    Case(
-        "asymmetric_loss-gammas=0,1.5-margin=0-soft_labels",
-        each(jaxbce.asymmetric_loss, **FLAT),
-        functools.partial(naive_asymmetric_loss, **FLAT),
-        with_labels(logits(5), 5),
-        uniform(weight=5),
-    ),
-    Case(
-        "cross_entropy-indices",
-        jaxbce.cross_entropy,
-        mean_of(naive_cross_entropy),
-        class_logits,
-        fixed=CLASSES,
-    ),
-    Case(
-        "cross_entropy-probabilities",
-        each(jaxbce.cross_entropy),
-        naive_cross_entropy,
-        with_labels(class_logits, 3, 4),
-    ),
-    Case(
-        "cross_entropy-class_weight-label_smoothing",
-        each(jaxbce.cross_entropy),
-        naive_cross_entropy,
-        class_logits,
-        uniform(class_weight=4, label_smoothing=()),
-        fixed=CLASSES,
-    ),
-    Case(
-        "sparse_binary_cross_entropy_with_logits-weights",
-        each(jaxbce.sparse_binary_cross_entropy_with_logits),
-        naive_sparse_loss,
-        logits(3, 5),
-        uniform(pos_weight=5, weight=()),
-        fixed=POSITIVES,
-    ),
-    Case(
-        "gan_discriminator_loss-label_smoothing",
-        jaxbce.gan_discriminator_loss,
-        naive_discriminator_loss,
-        gan_logits,
-        uniform(label_smoothing=()),
-    ),
-    Case(
-        "gan_generator_loss",
-        generator_losses,
-        lambda fake_logits: jnp.stack([-softplus(fake_logits), softplus(-fake_logits)]),
-        lambda *drawn: {"fake_logits": logits(5)(*drawn)["logits"]},
-    ),
-    Case(
-        "linear_binary_cross_entropy-mean",
-        functools.partial(jaxbce.linear_binary_cross_entropy, chunk_size=2),
-        mean_of(naive_linear_loss),
-        features,
-        head,
-        fixed=POSITIVES,
-    ),
-    Case(
-        "linear_binary_cross_entropy-none",
-        each(jaxbce.linear_binary_cross_entropy, chunk_size=2),
-        lambda **data: jnp.sum(naive_linear_loss(**data), 1),
-        features,
-        head,
-        fixed=POSITIVES,
-    ),
-    Case(
-        "sigmoid_contrastive_loss-mean",
-        functools.partial(jaxbce.sigmoid_contrastive_loss, tile_size=2),
-        mean_of(naive_pairwise_losses),
-        pairs,
-        scale_and_bias,
-    ),
-    Case(
-        "sigmoid_contrastive_loss-none",
-        each(jaxbce.sigmoid_contrastive_loss, tile_size=2),
-        naive_pairwise_losses,
-        pairs,
-        scale_and_bias,
+        "sigmoid_contrastive_loss",
+        in_both,
+        (functools.partial(jaxbce.sigmoid_contrastive_loss, tile_size=2), oracle.naive_pairs),
+        {"x": features(STEPS, 4, 2), "y": features(STEPS, 4, 2, zero=False)},
+        {"logit_scale": lambda rng, _: rng.choice([0.5, 1.0, 2.0]), "logit_bias": features()},
     ),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -486,18 +379,23 @@ def every_order(total, multipliers, arguments, fixed, directions):
 def drawn(case, kind):
     """The multipliers, arguments, fixed inputs and directions of a case, from the same randomness for every kind."""
     rng, rounding = np.random.default_rng(20260101), ROUNDINGS[kind]
-    arguments = case.shared(rng, rounding), case.of_steps(rng, rounding)
-    losses = case.naive(**arguments[0], **take(arguments[1], 0), **take(case.fixed, 0))
+    draws = case.shared, case.of_steps
+    arguments = tuple({name: np.asarray(draw(rng, rounding)) for name, draw in by.items()} for by in draws)
+    losses = case.calls(case.losses[1])(**arguments[0], **take(arguments[1], 0), **take(case.fixed, 0))
     multipliers = rng.uniform(0.5, 2, (STEPS, *losses.shape))
-    along, other = (jax.tree.map(lambda a: jnp.asarray(rng.normal(size=np.shape(a))), arguments) for _ in range(2))
-    along_multipliers = rng.normal(size=multipliers.shape)
-    return jax.tree.map(jnp.asarray, (multipliers, arguments, case.fixed, (along_multipliers, along, other)))
+    along, other = (jax.tree.map(lambda a: rng.normal(size=np.shape(a)), arguments) for _ in range(2))
+    return jax.tree.map(
+        jnp.asarray, (multipliers, arguments, case.fixed, (rng.normal(size=multipliers.shape), along, other))
+    )
 
 
-def at_every_kind(derivatives, place, loss, case):
-    """One compilation for all kinds of predictions, without LLVM's optimisations, which take a quarter of its time."""
-    options = {"xla_backend_optimization_level": 0}
-    compiled = jax.jit(functools.partial(derivatives, total_of(place, loss)), compiler_options=options)
+def at_every_kind(derivatives, place, case, which=0):
+    """Of the public loss, or of the naive one: one compilation for all kinds of predictions.
+
+    It goes without LLVM's optimisations, which take a quarter of its time.
+    """
+    total = total_of(place, case.calls(case.losses[which]))
+    compiled = jax.jit(functools.partial(derivatives, total), compiler_options={"xla_backend_optimization_level": 0})
     return {kind: jax.device_get(compiled(*drawn(case, kind))) for kind in ROUNDINGS}
 
 
@@ -518,7 +416,7 @@ def expected(case):
             "fwd-rev, by multipliers": mixed,
         }
 
-    return at_every_kind(derivatives, in_vmap, case.naive, case)
+    return at_every_kind(derivatives, in_vmap, case, which=1)
 
 
 def error(actual, exact):
@@ -528,18 +426,14 @@ def error(actual, exact):
     return float(np.nan_to_num(size, nan=np.inf))
 
 
-def errors(actual, case):
-    """The errors of derivatives by the kind of predictions and the modes."""
+def assert_exact(case, derivatives, place):
     exact = expected(case)
-    return {
+    errors = {
         (kind, mode): error(derivative, exact[kind][mode])
-        for kind, modes in actual.items()
+        for kind, modes in at_every_kind(derivatives, place, case).items()
         for mode, derivative in modes.items()
     }
-
-
-def assert_exact(actual, case):
-    wrong = {name: size for name, size in errors(actual, case).items() if size > TOLERANCE}
+    wrong = {name: size for name, size in errors.items() if size > TOLERANCE}
     assert not wrong, "\n".join(f"{', '.join(name)}: off by {size:.1e}" for name, size in wrong.items())
 
 
@@ -548,14 +442,14 @@ def assert_exact(actual, case):
 
 @every_case
 def test_hessian_in_a_scan_is_exact_at_zeros_and_ties(case):
-    assert_exact(at_every_kind(hessian, in_scan, case.loss, case), case)
+    assert_exact(case, hessian, in_scan)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [in_vmap, in_scan], ids=name_of)
 @every_case
 def test_second_and_third_derivatives_are_exact_in_every_mode(case, place):
-    assert_exact(at_every_kind(every_order, place, case.loss, case), case)
+    assert_exact(case, every_order, place)
 
 
 @pytest.mark.slow
@@ -565,8 +459,8 @@ def test_second_and_third_derivatives_are_exact_in_every_mode(case, place):
 @every_case
 def test_second_derivatives_are_exact_in_every_place(case, place):
     # JAX 0.6 fails to transpose `dynamic_update_slice` in `shard_map`, which reverse over reverse mode asks of a head.
-    fails = EARLIER and place is in_shard_map and case.name == "linear_binary_cross_entropy-mean"
-    assert_exact(at_every_kind(hessian if fails else second_order, place, case.loss, case), case)
+    fails = EARLIER and place is in_shard_map and case.name == "linear_binary_cross_entropy"
+    assert_exact(case, hessian if fails else second_order, place)
 
 
 @pytest.mark.slow
@@ -574,86 +468,36 @@ def test_second_derivatives_are_exact_in_every_place(case, place):
 @every_case
 def test_hessian_is_exact_in_every_loop(case, place):
     """To reverse mode these are scans."""
-    assert_exact(at_every_kind(hessian, place, case.loss, case), case)
+    assert_exact(case, hessian, place)
 
 
 @pytest.mark.parametrize("kind", ["zero", "integers", "halves", "bfloat16"])
 def test_classes_tie_at_the_maximum_in_most_rows_of_rounded_logits(kind, rng):
-    x = class_logits(rng, ROUNDINGS[kind])["logits"]
+    x = class_logits(rng, ROUNDINGS[kind])
     assert np.mean(np.sum(x == x.max(-1, keepdims=True), -1) > 1) > 0.5
 
 
 @pytest.mark.parametrize("kind", ["zero", "integers", "halves"])
 def test_every_row_of_rounded_predictions_has_a_logit_of_zero(kind, rng):
     rounding = ROUNDINGS[kind]
-    assert (logits(5)(rng, rounding)["logits"] == 0).any(-1).all()
-    assert (probs(5)(rng, rounding)["probs"] == 0.5).any(-1).all()
+    assert (logits(5)(rng, rounding) == 0).any(-1).all()
+    assert (probs(5)(rng, rounding) == 0.5).any(-1).all()
 
 
-# --- Seen once --------------------------------------------------------------------------------------------------------
-
-
-def scanned(losses):
-    """The sum of the losses, one row after another."""
-    return lambda rows: jax.lax.scan(lambda total, row: (total + jnp.sum(losses(row)), None), jnp.zeros(()), rows)[0]
-
-
-def hessian_product(f, x, along):
-    """Forward over reverse, and reverse over reverse."""
-    gradient = jax.grad(f)
-    return jax.jit(lambda x: (forward(gradient, along)(x), reverse(gradient, along)(x)))(x)
+# --- Beside the table -------------------------------------------------------------------------------------------------
 
 
 def test_hessian_of_cross_entropy_at_ties_in_a_scan_is_diag_p_minus_outer_p(rng):
+    """In closed form, forward over reverse and reverse over reverse."""
     x, along = np.round(2 * rng.normal(size=(64, 5))) / 2, rng.normal(size=(64, 5))
     p = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
-    total = scanned(lambda row: jaxbce.cross_entropy(row, 0))
-    for product in hessian_product(total, jnp.asarray(x), jnp.asarray(along)):
+
+    def total(rows):
+        return jax.lax.scan(lambda sum_, row: (sum_ + jaxbce.cross_entropy(row, 0), None), jnp.zeros(()), rows)[0]
+
+    gradient = jax.grad(total)
+    for product in jax.jit(lambda x: (forward(gradient, along)(x), reverse(gradient, along)(x)))(x):
         np.testing.assert_allclose(product, p * (along - (p * along).sum(-1, keepdims=True)), rtol=1e-10, atol=1e-12)
-
-
-def test_hutchinson_diagonal_of_a_zero_head_in_a_scan_is_a_quarter():
-    """Two classes: p·(1 - p), the mean of s·(H s) over all signs s."""
-    signs = jnp.asarray([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    total = scanned(lambda row: jaxbce.cross_entropy(row, 0))
-    for product in hessian_product(total, jnp.zeros((4, 2)), signs):
-        np.testing.assert_allclose(jnp.mean(signs * product, 0), [0.25, 0.25], rtol=1e-12)
-
-
-def test_hessian_of_the_contrastive_loss_by_its_bias_at_zero():
-    """The loop is its own. With p = σ(1) on the diagonal of four and 1/2 off it: p·(1 - p) + 3/4."""
-
-    def loss(bias):
-        return jaxbce.sigmoid_contrastive_loss(jnp.eye(4), jnp.eye(4), logit_scale=1.0, logit_bias=bias)
-
-    expected = 1 / (1 + np.exp(-1)) * (1 - 1 / (1 + np.exp(-1))) + 0.75
-    np.testing.assert_allclose(expected, 0.9466, atol=5e-5)
-    for second in hessian_product(loss, jnp.float64(0), jnp.float64(1)):
-        np.testing.assert_allclose(second, expected, rtol=1e-12)
-
-
-def mp_sigmoid(x):
-    return 1 / (1 + mpmath.exp(-x))
-
-
-@pytest.mark.parametrize(
-    ("loss", "label", "definition"),
-    [
-        (jaxbce.sigmoid_focal_loss, 1, lambda x: -(mp_sigmoid(-x) ** 2) * mpmath.log(mp_sigmoid(x))),
-        (jaxbce.sigmoid_focal_loss, 0, lambda x: -(mp_sigmoid(x) ** 2) * mpmath.log(mp_sigmoid(-x))),
-        (jaxbce.asymmetric_loss, 1, lambda x: -mp_sigmoid(-x) * mpmath.log(mp_sigmoid(x))),
-        (
-            jaxbce.asymmetric_loss,
-            0,
-            lambda x: -((mp_sigmoid(x) - 0.05) ** 4) * mpmath.log(1 - (mp_sigmoid(x) - 0.05)),
-        ),
-    ],
-    ids=["focal-1", "focal-0", "asymmetric-1", "asymmetric-0"],
-)
-def test_curvature_of_modulated_losses_at_zero_in_a_scan(loss, label, definition):
-    total = scanned(lambda row: loss(row, label, reduction="sum"))
-    for curvature in hessian_product(total, jnp.zeros((3, 2)), jnp.ones((3, 2))):
-        np.testing.assert_allclose(curvature, np.full((3, 2), float(mpmath.diff(definition, 0, 2))), rtol=1e-10)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
