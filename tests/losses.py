@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxbce
 from tests import oracle
@@ -57,7 +58,8 @@ class Loss:
         return rng.choice([0, 1, 0.25, 0.9] if self.labels == "soft" else [0, 1], shape)
 
     def takes(self, option: str) -> bool:
-        return option in inspect.signature(self.function).parameters and option not in self.lacks
+        parameters = inspect.signature(self.function).parameters
+        return option == "labels" or (option in parameters and option not in self.lacks)
 
     def __call__(self, *data, **options):
         """The loss; of the common options those that it has."""
@@ -82,18 +84,18 @@ class Loss:
         return {k: v for k, v in options.items() if self.takes(k)}
 
 
-def two_classes(x, y, **options):
+def two_classes(x, labels, **options):
     """`cross_entropy` on the logits [0, x] and the class probabilities [1 - y, y]."""
     x = jnp.asarray(x)
-    y = jnp.broadcast_to(jnp.asarray(y, jnp.float64 if x.dtype == jnp.float64 else jnp.float32), x.shape)
+    y = jnp.broadcast_to(jnp.asarray(labels, jnp.float64 if x.dtype == jnp.float64 else jnp.float32), x.shape)
     return jaxbce.cross_entropy(jnp.stack([jnp.zeros_like(x), x], -1), jnp.stack([1 - y, y], -1), **options)
 
 
-def two_indices(x, y, **options):
-    """The same, of the class indices y."""
+def two_indices(x, labels, **options):
+    """The same, of labels as class indices."""
     x = jnp.asarray(x)
-    y = jnp.broadcast_to(jnp.asarray(y), x.shape).astype(jnp.int32)
-    return jaxbce.cross_entropy(jnp.stack([jnp.zeros_like(x), x], -1), y, **options)
+    t = jnp.broadcast_to(jnp.asarray(labels), x.shape).astype(jnp.int32)
+    return jaxbce.cross_entropy(jnp.stack([jnp.zeros_like(x), x], -1), t, **options)
 
 
 def on(y, x):
@@ -101,25 +103,25 @@ def on(y, x):
     return jnp.broadcast_to(jnp.asarray(y).astype(jnp.float32) > 0.5, jnp.shape(x))
 
 
-def indices(x, y, **options):
+def indices(x, labels, **options):
     """`sparse_binary_cross_entropy_with_logits` of the indices of the labels that are 1."""
     x = jnp.asarray(x)
     rows = jnp.atleast_1d(x)
-    positives = jnp.where(on(y, rows), jnp.arange(rows.shape[-1]), -1)
+    positives = jnp.where(on(labels, rows), jnp.arange(rows.shape[-1]), -1)
     loss = jaxbce.sparse_binary_cross_entropy_with_logits(rows, positives, **options)
     return loss.reshape(x.shape) if options.get("reduction") == "none" else loss
 
 
-def identity_head(x, y, **options):
+def identity_head(x, labels, **options):
     """`linear_binary_cross_entropy` of the features x and the identity as kernel."""
     x = jnp.atleast_2d(jnp.asarray(x))
-    kernel, y = jnp.eye(x.shape[1], dtype=x.dtype), jnp.broadcast_to(jnp.asarray(y), x.shape)
-    return jaxbce.linear_binary_cross_entropy(x, kernel, y, chunk_size=2, **options)
+    kernel, labels = jnp.eye(x.shape[1], dtype=x.dtype), jnp.broadcast_to(jnp.asarray(labels), x.shape)
+    return jaxbce.linear_binary_cross_entropy(x, kernel, labels, chunk_size=2, **options)
 
 
-def pairs(x, y, *, reduction="mean"):
+def pairs(x, labels, *, reduction="mean"):
     """`sigmoid_contrastive_loss` of the logits x: the features of its columns are the unit vectors."""
-    del y
+    del labels
     x = jnp.atleast_2d(jnp.asarray(x))
     unit = jnp.eye(len(x), dtype=x.dtype)
     options = {"logit_scale": 1.0, "logit_bias": 0.0, "tile_size": 3, "reduction": reduction}
@@ -128,19 +130,20 @@ def pairs(x, y, *, reduction="mean"):
     return loss if reduction in ("none", "sum") else loss / len(x)
 
 
-def against(x, y):
+def against(x, labels):
     """Logits whose label is 1 and logits whose label is 0: in the place of the others, a certain and right one."""
     x = jnp.asarray(x)
-    return jnp.where(on(y, x), x, jnp.inf), jnp.where(on(y, x), -jnp.inf, x)
+    is_real = on(labels, x)
+    return jnp.where(is_real, x, jnp.inf), jnp.where(is_real, -jnp.inf, x)
 
 
-def discriminator(x, y, **options):
-    return jaxbce.gan_discriminator_loss(*against(x, y), **options)
+def discriminator(x, labels, **options):
+    return jaxbce.gan_discriminator_loss(*against(x, labels), **options)
 
 
-def generator(x, y, **options):
+def generator(x, labels, **options):
     """The non-saturating form where the label is 1, and minus the saturating one where it is 0."""
-    real, fake = against(x, y)
+    real, fake = against(x, labels)
     return jaxbce.gan_generator_loss(real, **options) - jaxbce.gan_generator_loss(fake, saturating=True, **options)
 
 
@@ -199,3 +202,8 @@ FAMILIES = [row for row in ENTRYWISE if row.labels == "soft"]
 
 BINARY = [row for row in FAMILIES if row.adapter is None]
 """The functions of (predictions, labels) of one shape."""
+
+
+def each_of(rows):
+    """A test for each of these rows."""
+    return pytest.mark.parametrize("row", list(rows), ids=lambda row: row.name)

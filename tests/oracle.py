@@ -4,6 +4,7 @@
 for whole arrays.
 """
 
+import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
@@ -151,7 +152,7 @@ def naive_call(entries):
 
     def call(x, y, *, weight=1.0, label_smoothing=0.0, axis=None, reduction="mean", **own):
         weight, y = (jnp.broadcast_to(jnp.asarray(a, jnp.float64), x.shape) for a in (weight, y))
-        own = {name: jnp.broadcast_to(value, x.shape) for name, value in own.items()}
+        own = {name: jnp.broadcast_to(jnp.asarray(value, jnp.float64), x.shape) for name, value in own.items()}
         losses = weight * entries(x, y * (1 - label_smoothing) + label_smoothing / 2, **own)
         total = losses if reduction == "none" else losses.sum(axis)
         number = {"mean": jnp.ones_like(weight), "weighted_mean": weight}.get(reduction)
@@ -163,7 +164,7 @@ def naive_call(entries):
 def multi_hot(positives, labels):
     """The labels of which indices are given; -1 is padding."""
     numbers = jnp.arange(labels).reshape((1,) * np.ndim(positives) + (labels,))
-    return (jnp.asarray(positives)[..., None] == numbers).any(-2).astype(jnp.float64)
+    return (jnp.asarray(positives).astype(jnp.int64)[..., None] == numbers).any(-2).astype(jnp.float64)
 
 
 def naive_head(features, kernel, labels=None, *, positives=None, bias=0.0, reduction="mean", **options):
@@ -185,8 +186,9 @@ def naive_cross_entropy(x, labels, *, class_weight=None, label_smoothing=0.0, re
     """Over the last axis, of class indices, negative where they are ignored, or of class probabilities."""
     x, labels, classes = jnp.asarray(x, jnp.float64), jnp.asarray(labels), jnp.shape(x)[-1]
     indices = labels.ndim < x.ndim
-    probs = multi_hot(labels[..., None], classes) if indices else labels
-    u = jnp.broadcast_to(jnp.ones(classes) if class_weight is None else class_weight, x.shape)
+    probs = multi_hot(labels[..., None], classes) if indices else labels.astype(jnp.float64)
+    u = jnp.asarray(1.0 if class_weight is None else class_weight, jnp.float64)
+    u = jnp.broadcast_to(u, x.shape)
     log_p = x - jnp.log(jnp.exp(x).sum(-1, keepdims=True))
     included = probs.sum(-1) > 0
     losses = -jnp.where(included, (u * (probs * (1 - label_smoothing) + label_smoothing / classes) * log_p).sum(-1), 0)
@@ -225,6 +227,15 @@ def mp_prob_loss(p, y, w):
     positive = mpmath.mpf(-100) if p == 0 else max(mpmath.log(p), -100)
     negative = mpmath.mpf(-100) if p == 1 else max(mpmath.log1p(-p), -100)
     return -(w * y * positive + (1 - y) * negative)
+
+
+def assert_close(actual, expected, tolerance):
+    """Equal, of whatever dtypes, to `tolerance` of the largest finite entry of each array."""
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        a, e = (np.asarray(array, np.float64) for array in (a, e))
+        assert a.shape == e.shape
+        scale = np.max(np.abs(e), where=np.isfinite(e), initial=0)
+        np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * scale)
 
 
 def ulps(got, exact, dtype, scale=None, tiny=1.0):

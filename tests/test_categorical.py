@@ -8,37 +8,20 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
-import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.experimental import checkify
 
 from jaxbce import (
-    Average,
-    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     class_weight_from_counts,
     cross_entropy,
 )
 from tests import oracle
-from tests.derivatives import assert_numerical_derivatives
 from tests.settings import configured
 
 INF, NAN = float("inf"), float("nan")
 N, C = 6, 5
 REDUCTIONS = ["none", "mean", "weighted_mean", "sum"]
-
-
-def naive(logits, probs, class_weight=1.0):
-    """-Σ u·y·log p over the last axis, in longdouble."""
-    logits = np.asarray(logits, np.longdouble)
-    log_p = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-    return -(class_weight * probs * (log_p - logits.max(-1, keepdims=True))).sum(-1)
-
-
-def smoothed(probs, s):
-    return probs * (1 - s) + s / probs.shape[-1]
 
 
 def batch(rng, shape=(N, C), dtype=np.float32):
@@ -51,61 +34,49 @@ def test_indices_and_probabilities_are_the_definition(rng, weighted, s):
     """Under every reduction, by itself and all compiled in one."""
     x, t = batch(rng)
     t[0] = -100
-    hard, soft = np.eye(C)[np.where(t < 0, 0, t)], rng.dirichlet(np.ones(C), N).astype(np.float32)
-    u = rng.uniform(0.5, 3, C).astype(np.float32) if weighted else np.ones(C, np.float32)
-    f = functools.partial(cross_entropy, class_weight=u if weighted else None, label_smoothing=s)
+    soft = rng.dirichlet(np.ones(C), N).astype(np.float32)
+    options = {"class_weight": rng.uniform(0.5, 3, C).astype(np.float32) if weighted else None, "label_smoothing": s}
 
-    def reduced(x, labels):
-        return {reduction: f(x, labels, reduction=reduction) for reduction in REDUCTIONS}
+    def reduced(x, labels, loss=cross_entropy):
+        return [loss(x, labels, reduction=reduction, **options) for reduction in REDUCTIONS]
 
-    for labels, probs, included in ((t, hard, t >= 0), (soft, soft, np.ones(N, bool))):
-        losses = np.where(included, naive(x, smoothed(probs, s), u), 0)
-        weights = np.where(included, (u * probs).sum(-1), 0).sum()
-        total = losses.sum()
-        mean = total / (weights if labels is t else N)
-        expected = {"none": losses, "sum": total, "mean": mean, "weighted_mean": total / weights}
+    for labels in (t, soft):
+        expected = reduced(x, labels, oracle.naive_cross_entropy)
         for actual in (reduced(x, labels), jax.jit(reduced)(x, labels)):
-            for reduction in REDUCTIONS:
-                np.testing.assert_allclose(actual[reduction], expected[reduction].astype(float), rtol=2e-6)
+            chex.assert_trees_all_close(jax.tree.map(np.float64, actual), expected, rtol=2e-6)
 
 
 def test_an_index_is_a_one_hot_label(rng):
     x, t = batch(rng)
-    u = rng.uniform(0.5, 3, C).astype(np.float32)
+    u = rng.uniform(0.5, 3, C)  # whose dtype does not decide
     for s, kind in itertools.product((0.0, 0.2), (np.float32, np.int32, bool)):
-        one_hot = np.eye(C, dtype=kind)[t]
-        f = functools.partial(cross_entropy, class_weight=u, label_smoothing=s, reduction="sum")
-        np.testing.assert_allclose(f(x, t), f(x, one_hot), rtol=1e-6)
-        np.testing.assert_allclose(jax.grad(f)(x, t), jax.grad(f)(x, one_hot), rtol=1e-5, atol=1e-7)
+        step = jax.value_and_grad(functools.partial(cross_entropy, class_weight=u, label_smoothing=s, reduction="sum"))
+        (value, slope), (expected, expected_slope) = step(x, t), step(x, np.eye(C, dtype=kind)[t])
+        assert value.dtype == expected.dtype == slope.dtype == np.float32
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(slope, expected_slope, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("t", "s"), [(0, 0.0), (1, 0.0), (0, 0.1), (1, 0.1)])
 @pytest.mark.parametrize("labelled", [lambda t: t, lambda t: jnp.eye(2, dtype=jnp.float32)[t]], ids=["index", "probs"])
-def test_two_classes_are_binary_cross_entropy_with_logits(t, s, labelled):
-    """In both tails, in value, gradient and second derivative, forward and reverse."""
-    magnitudes = [0.0, 1e-3, 1.0, 8.0, 17.0, 20.0, 87.0, 200.0, 1e30] + [INF] * (s == 0)
+def test_two_classes_are_binary_cross_entropy_with_logits(labelled):
+    """In both tails to the relative error of each entry, in value, gradient and second derivative."""
+    magnitudes = [0.0, 1e-3, 1.0, 8.0, 17.0, 20.0, 87.0, 200.0, 1e30]
     x = jnp.float32([*magnitudes, *np.negative(magnitudes)])
 
-    def ours(x):
+    def ours(x, t, s):
         return cross_entropy(jnp.stack([jnp.zeros_like(x), x]), labelled(t), label_smoothing=s)
 
-    def binary(x):
+    def binary(x, t, s):
         return binary_cross_entropy_with_logits(x, t, label_smoothing=s)
 
-    def equal(f, g):
-        np.testing.assert_allclose(jax.jit(jax.vmap(f))(x), jax.jit(jax.vmap(g))(x), rtol=1e-6, atol=1e-38)
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(loss):
+        found = [loss, jax.grad(loss), jax.grad(jax.grad(loss))]
+        cases = itertools.product((0, 1), (0.0, 0.1))
+        return [[jax.vmap(functools.partial(f, t=t, s=s))(x) for f in found] for t, s in cases]
 
-    equal(ours, binary)
-    equal(jax.grad(ours), jax.grad(binary))
-    equal(jax.jacfwd(ours), jax.grad(binary))
-    equal(jax.grad(jax.grad(ours)), jax.grad(jax.grad(binary)))
-
-
-def test_softmax_then_binary_cross_entropy_is_the_same_for_two_classes(rng):
-    x, t = batch(rng, (N, 2), np.float64)
-    probs = jax.nn.softmax(x)
-    np.testing.assert_allclose(binary_cross_entropy(probs, np.eye(2)[t]), cross_entropy(x, t), rtol=1e-12)
+    chex.assert_trees_all_close(derivatives(ours), derivatives(binary), rtol=1e-6, atol=1e-38)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -136,28 +107,6 @@ def test_a_sure_prediction_keeps_its_loss_and_gradient():
     assert cross_entropy(x, 1) == pytest.approx(np.log1p(s), rel=1e-6)
     np.testing.assert_allclose(jax.grad(cross_entropy)(x, 1)[1], -s / (1 + s), rtol=1e-6)
     np.testing.assert_allclose(jax.hessian(cross_entropy)(x, 1)[1, 1], s / (1 + s) ** 2, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_derivatives_in_every_argument_and_order(rng):
-    x, soft = jnp.asarray(rng.normal(0, 2, (3, C))), jnp.asarray(rng.dirichlet(np.ones(C), 3))
-    u, t = jnp.asarray(rng.uniform(0.5, 2, C)), jnp.asarray([0, 4, 2])
-
-    def probabilities(x, y, u, s):
-        return cross_entropy(x, y, class_weight=u, label_smoothing=s, reduction="weighted_mean")
-
-    def indices(x, u, s):
-        return cross_entropy(x, t, class_weight=u, label_smoothing=s)
-
-    def one(x):
-        return cross_entropy(x, 1)
-
-    assert_numerical_derivatives(probabilities, (x, soft * 0.9 + 0.01, u, 0.2), order=2, tolerance=1e-5)
-    assert_numerical_derivatives(indices, (x, u, 0.2), order=1, tolerance=1e-5)
-    assert_numerical_derivatives(one, (x[0],), order=3, tolerance=1e-4)
-    second = jax.jit(lambda x: [f(g(one))(x) for f, g in itertools.product((jax.jacfwd, jax.jacrev), repeat=2)])(x[0])
-    for other in second[1:]:
-        np.testing.assert_allclose(other, second[0], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.slow
@@ -199,30 +148,6 @@ def test_infinite_logits():
             assert np.isnan(jax.grad(cross_entropy)(x, labels)).any()
 
 
-def test_the_slope_changes_with_weights_and_probabilities(rng):
-    """∂²ℓ/∂x∂u and ∂²ℓ/∂x∂y, in forward mode: what is not perturbed takes no part."""
-    x, t = batch(rng)
-    p = np.asarray(jax.nn.softmax(x))
-
-    def slope(labels, weight):
-        return jax.grad(lambda x: cross_entropy(x, labels, class_weight=weight, reduction="sum"))(x)
-
-    u = jnp.ones(C, jnp.float32)
-    by_weight = jax.jit(jax.jacfwd(lambda u: slope(t, u)))(u)
-    each = p - np.eye(C)[t]
-    np.testing.assert_allclose(by_weight, each[..., None] * np.eye(C)[t][:, None], rtol=1e-5, atol=1e-7)
-    by_label = jax.jit(jax.jacfwd(lambda y: slope(y, u)))(jnp.full((N, C), 1 / C, jnp.float32))
-    expected = np.einsum("nm,nkc->nkmc", np.eye(N), p[..., None] - np.eye(C))
-    np.testing.assert_allclose(by_label, expected, rtol=1e-5, atol=1e-7)
-
-
-def test_ties_share():
-    x = jnp.zeros(4, jnp.float32)
-    assert cross_entropy(x, 2) == pytest.approx(np.log(4), rel=1e-6)
-    np.testing.assert_allclose(jax.grad(cross_entropy)(x, 2), [0.25, 0.25, -0.75, 0.25], rtol=1e-6)
-    np.testing.assert_allclose(jax.hessian(cross_entropy)(x, 2), np.eye(4) / 4 - 1 / 16, rtol=1e-6, atol=1e-8)
-
-
 @pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize(("shape", "axis"), [((4, 3, 4, 2, 16, 12, 1), 3), ((4, 8, 4, 3, 3, 4, 8, 3), 5)])
@@ -247,7 +172,7 @@ def test_many_axes(rng, shape, axis, indices):
     np.testing.assert_allclose(flat(gradient), flat_gradient, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("axis", range(-4, 4))
+@pytest.mark.parametrize("axis", [0, 1, -2, -4])
 def test_class_axis(rng, axis):
     x, t = rng.normal(0, 2, (2, 3, 4, C)), rng.integers(0, C, (2, 3, 4))
     soft, u = rng.dirichlet(np.ones(C), (2, 3, 4)), rng.uniform(0.5, 2, C)
@@ -297,21 +222,6 @@ def test_ignored_is_masked(rng, ignore_index):
     np.testing.assert_array_equal(f(x, t, ignore_index=ignore_index), actual[1][0][1])
 
 
-def test_masks_hide_anything(rng):
-    x, t = batch(rng)
-    mask = np.array([True, False, True, True, False, True])
-    for labels, poison in ((t, 77), (np.eye(C, dtype=np.float32)[t], NAN)):
-        poisoned = np.where(mask.reshape(-1, *[1] * (labels.ndim - 1)), labels, poison)
-        expected = jax.value_and_grad(cross_entropy)(x[mask], labels[mask])
-        eager = jax.value_and_grad(functools.partial(cross_entropy, where=mask))
-        compiled = jax.jit(eager)
-        for f, bad in ((eager, NAN), (compiled, NAN), (compiled, INF), (compiled, -INF)):
-            value, gradient = f(np.where(mask[:, None], x, np.float32(bad)), poisoned)
-            np.testing.assert_allclose(value, expected[0], rtol=1e-6)
-            np.testing.assert_allclose(gradient[mask], expected[1], rtol=1e-5, atol=1e-7)
-            assert (gradient[~mask] == 0).all()
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
 def test_bool_probabilities_let_no_bad_number_through(bad):
     """A number times a converted bool is a select to XLA, in which a NaN is lost where the bool is False."""
@@ -345,14 +255,6 @@ def test_a_nan_logit_of_any_class_gets_through(rng, shape):
         assert np.isnan(slope[at])
 
 
-def test_what_is_masked_is_no_nan_to_debug():
-    x, mask = jnp.float32([[2, 1], [NAN, NAN]]), np.array([True, False])
-    with configured(jax_debug_nans=True):
-        value, gradient = jax.value_and_grad(cross_entropy)(x, jnp.array([0, 1]), where=mask)
-    np.testing.assert_allclose(value, np.log1p(np.exp(-1)), rtol=1e-6)
-    assert (gradient[1] == 0).all()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_nothing_included_is_0_with_gradient_0(reduction):
@@ -361,7 +263,7 @@ def test_nothing_included_is_0_with_gradient_0(reduction):
     def f(x, **options):
         return cross_entropy(x, -100, reduction=reduction, **options).sum()
 
-    for options in ({}, {"where": False, "ignore_index": None}, {"class_weight": jnp.ones(C)}):
+    for options in ({}, {"class_weight": jnp.ones(C)}):
         value, gradient = jax.value_and_grad(functools.partial(f, **options))(x)
         assert value == 0
         assert (gradient == 0).all()
@@ -383,13 +285,6 @@ def test_a_mean_of_no_weight_is_0_whatever_smoothing_leaves(reduction):
     for unknown in ([[NAN, 2, 3]], [[INF, INF, 3]]):
         assert np.isnan(mean(jnp.array(unknown)))
     assert np.isnan(jax.jit(mean)(jnp.zeros((1, 3)), 7))
-
-
-def test_empty_batches():
-    empty = jnp.zeros((0, C), jnp.float32)
-    assert np.isnan(cross_entropy(empty, jnp.zeros(0, jnp.int32)))
-    assert cross_entropy(empty, jnp.zeros(0, jnp.int32), reduction="sum") == 0
-    assert cross_entropy(empty, empty, reduction="none").shape == (0,)
 
 
 @pytest.mark.cpu
@@ -453,7 +348,8 @@ def test_indices_out_of_range_are_refused(rng, stray):
     masked = jax.jit(functools.partial(cross_entropy, where=mask))
     error, value = checkify.checkify(masked, errors=checkify.user_checks)(x, t)
     assert error.get() is None
-    np.testing.assert_allclose(value, cross_entropy(x[mask], t[mask]), rtol=1e-6)
+    for included in (value, cross_entropy(x, t, where=mask)):
+        np.testing.assert_allclose(included, cross_entropy(x[mask], t[mask]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -484,71 +380,6 @@ def test_ignored_indices_reach_no_gradient_of_the_weights(masked):
     for transform in (lambda f: f, jax.jit):
         actual = transform(jax.grad(loss, (0, 1)))(jnp.float32([1, 2]), jnp.float32(0.1))
         chex.assert_trees_all_close(actual, jax.grad(first, (0, 1))(jnp.float32([1, 2]), jnp.float32(0.1)), rtol=1e-6)
-
-
-def test_optax_and_jax_agree_where_they_are_numbers(rng):
-    x, t = batch(rng, (N, C), np.float64)
-    soft = rng.dirichlet(np.ones(C), N)
-    expected = optax.softmax_cross_entropy_with_integer_labels(x, t)
-    np.testing.assert_allclose(cross_entropy(x, t, reduction="none"), expected, rtol=1e-12)
-    np.testing.assert_allclose(
-        cross_entropy(x, soft, reduction="none"), optax.softmax_cross_entropy(x, soft), rtol=1e-12
-    )
-
-
-def test_dtypes(rng):
-    x, t = batch(rng)
-    for dtype, result in (
-        (jnp.bfloat16, np.float32),
-        (jnp.float16, np.float32),
-        (np.float32, np.float32),
-        (np.float64, np.float64),
-    ):
-        for labels in (t, np.eye(C)[t]):
-            value, gradient = jax.value_and_grad(cross_entropy)(jnp.asarray(x, dtype), labels, class_weight=np.ones(C))
-            chex.assert_type(value, result)
-            chex.assert_type(gradient, dtype)
-            assert not value.weak_type
-
-
-def test_an_average_of_weighted_losses(rng):
-    """Over unequal batches: the sums of losses and of the weights of their labels."""
-    x, t = batch(rng)
-    u = jnp.asarray(rng.uniform(0.5, 3, C), jnp.float32)
-    parts = [slice(0, 2), slice(2, N)]
-    sums = [Average(cross_entropy(x[p], t[p], class_weight=u, reduction="sum"), u[t[p]].sum()) for p in parts]
-    np.testing.assert_allclose(sum(sums).value, cross_entropy(x, t, class_weight=u), rtol=1e-6)
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=12)
-@given(data=st.data())
-def test_random_calls_meet_the_definition(data):
-    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4), label="shape"))
-    axis = data.draw(st.integers(-len(shape), len(shape) - 1), label="class_axis")
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
-    x = rng.normal(0, 5, shape).astype(np.float32)
-    classes = shape[axis]
-    entries = tuple(np.delete(shape, axis % len(shape)))
-    t = rng.integers(0, classes, entries)
-    indices = data.draw(st.booleans(), label="indices")
-    s = data.draw(st.sampled_from([0.0, 0.25, 1.0]), label="smoothing")
-    u = rng.uniform(0, 3, classes).astype(np.float32) if data.draw(st.booleans(), label="weighted") else None
-    mask = rng.random(entries) < 0.7 if data.draw(st.booleans(), label="masked") else np.ones(entries, bool)
-    reduction = data.draw(st.sampled_from(REDUCTIONS), label="reduction")
-    probs = np.eye(classes)[t] if indices else rng.random((*entries, classes)).astype(np.float32)
-    labels = t if indices else np.moveaxis(probs, -1, axis)
-    weights = np.where(mask, ((1 if u is None else u.astype(float)) * probs).sum(-1), 0)
-    losses = naive(np.moveaxis(x, axis, -1), smoothed(probs, s), 1.0 if u is None else u.astype(float))
-    losses = np.where(mask, losses, 0).astype(float)
-    number = weights.sum() if reduction == "weighted_mean" or indices else mask.sum()
-    mean = losses.sum() / number if number else 0.0
-    expected = {"none": losses, "sum": losses.sum()}.get(reduction, mean)
-    f = functools.partial(
-        cross_entropy, class_axis=axis, class_weight=u, label_smoothing=s, where=mask, reduction=reduction
-    )
-    np.testing.assert_allclose(f(x, labels), expected, rtol=5e-6, atol=1e-6)
-    np.testing.assert_allclose(jax.jit(f)(x, labels), expected, rtol=5e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -590,9 +421,6 @@ def test_random_calls_meet_the_definition(data):
             {"ignore_index": 0},
         ),
         (ValueError, r"labels must lie in \[0, 1\]", (np.zeros((1, 2)), [[0.0, 1.5]]), {}),
-        (ValueError, r"label_smoothing must lie in \[0, 1\]", (np.zeros((1, 2)), [0]), {"label_smoothing": -0.1}),
-        (ValueError, "axis must lie in", (np.zeros((2, 3)), [0, 1]), {"axis": 1}),
-        (ValueError, "reduction must be one of", (np.zeros((2, 3)), [0, 1]), {"reduction": "batchmean"}),
     ],
 )
 def test_refusals(error, text, arguments, options):
@@ -613,44 +441,3 @@ def test_a_weight_outside_its_domain_is_nan_whatever_the_labels(classes):
     for wrong in (-5.0, INF, NAN):
         assert np.isnan(losses(u.at[2].set(wrong))).all()
     assert np.isfinite(losses(u.at[2].set(3e38))).all()
-
-
-EXTREMES = np.float32(
-    [
-        [3.0, -20.0, -25.0],  # sure
-        [-20.0, 3.0, 3.0],  # two maxima
-        [0.0, 0.0, 0.0],
-        [INF, 1.0, 2.0],  # certain
-        [INF, INF, 2.0],  # no distribution
-        [-INF, 1.0, 2.0],
-        [-INF, -INF, -INF],
-        [3e38, -3e38, 3e38],
-    ]
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("class_axis", [0, 1])
-@pytest.mark.parametrize("kind", ["indices", "probabilities"])
-def test_class_by_class_is_all_at_once(rng, kind, class_axis):
-    """Few classes of a multiple of 16 entries are taken one by one; of eight entries they are not."""
-    x = np.concatenate([np.repeat(EXTREMES, 3, 0), batch(rng, (8, 3))[0]])  # [32, 3], each extreme with every label
-    t = np.arange(32) % 3
-    labels = t if kind == "indices" else np.where(np.arange(3) == t[:, None], 1, 0).astype(np.float32)
-
-    @jax.jit
-    def everything(x, labels):
-        def loss(x):
-            y = labels.T if class_axis == 0 else labels  # of indices itself
-            return cross_entropy(x.T if class_axis == 0 else x, y, class_axis=class_axis, reduction="none")
-
-        gradient = jax.grad(lambda x: loss(x).sum())
-        along = jnp.broadcast_to(jnp.float32([[1, 2, 4]]), x.shape)
-        return loss(x), *jax.jvp(gradient, (x,), (along,))
-
-    together = everything(x, labels)
-    parts = [everything(x[i : i + 8], labels[i : i + 8]) for i in range(0, 32, 8)]
-    assert any(np.isnan(together[0]))
-    assert any(np.isinf(together[0]))
-    for whole, *pieces in zip(together, *parts, strict=True):
-        np.testing.assert_allclose(whole, np.concatenate(pieces), rtol=3e-6, atol=1e-37)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,44 +29,32 @@ def options(rng):
     weights = rng.uniform(0.5, 2.0, SHAPE)
     return [
         {"pos_weight": weights[0, 0], "weight": weights[..., :1], "reduction": "weighted_mean", "axis": 1},
-        {"weight": weights[0, 0], "label_smoothing": 0.1, "where": mask, "reduction": "sum", "axis": (0, 2)},
+        {
+            "weight": weights[0, 0],
+            "label_smoothing": np.float64(0.1),
+            "where": mask,
+            "reduction": "sum",
+            "axis": (0, 2),
+        },
         {"where": mask[..., :1], "reduction": "none"},
     ]
 
 
 def test_equals_the_dense_loss(rng):
-    """In value, gradient and second derivative."""
+    """With padding and repetitions: in value, in second derivative, and in the gradient by every argument."""
     logits, positives, dense = draw(rng)
     for given in options(rng):
+        numbers = {k: jnp.asarray(v) for k, v in given.items() if k in ("pos_weight", "weight", "label_smoothing")}
+        rest = {k: v for k, v in given.items() if k not in numbers}
 
-        def derivatives(loss, labels, given=given):
-            total = functools.partial(loss, **given)
-            gradient = jax.grad(lambda x: jnp.sum(total(x, labels)))
-            return lambda x: (total(x, labels), *jax.jvp(gradient, (x,), (x,)))
+        def derivatives(loss, labels, numbers=numbers, rest=rest):
+            gradient = jax.grad(lambda x, numbers: jnp.sum(loss(x, labels, **numbers, **rest)), (0, 1))
+            still = jax.tree.map(jnp.zeros_like, numbers)
+            return loss(logits, labels, **numbers, **rest), jax.jvp(gradient, (logits, numbers), (logits, still))
 
-        actual = jax.jit(derivatives(sparse_binary_cross_entropy_with_logits, positives))(logits)
-        expected = jax.jit(derivatives(binary_cross_entropy_with_logits, dense))(logits)
-        for a, e in zip(actual, expected, strict=True):
-            np.testing.assert_allclose(a, e, rtol=1e-13, atol=1e-15)
-
-
-def test_derivatives_in_the_weights(rng):
-    logits, positives, dense = draw(rng)
-    weights = jnp.asarray(rng.uniform(0.5, 2.0, SHAPE[-1]))
-
-    def gradients(loss, labels):
-        def mean(pos_weight, weight, smoothing):
-            return loss(logits, labels, pos_weight=pos_weight, weight=weight, label_smoothing=smoothing)
-
-        return jax.jit(jax.grad(mean, (0, 1, 2)))(weights, weights[::-1], jnp.float64(0.1))
-
-    pairs = zip(
-        gradients(sparse_binary_cross_entropy_with_logits, positives),
-        gradients(binary_cross_entropy_with_logits, dense),
-        strict=True,
-    )
-    for actual, expected in pairs:
-        np.testing.assert_allclose(actual, expected, rtol=1e-13)
+        actual = jax.jit(lambda p: derivatives(sparse_binary_cross_entropy_with_logits, p))(positives)
+        expected = jax.jit(lambda y: derivatives(binary_cross_entropy_with_logits, y))(dense)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("shape", "k"), [((7,), 3), ((2, 7), 0), ((0, 7), 2), ((2, 0), 1)])
@@ -90,11 +79,8 @@ def test_dtypes(rng):
     wide = jnp.zeros((1, 300))
     unsigned = sparse_binary_cross_entropy_with_logits(wide, np.uint8([[255, 0]]), reduction="none", pos_weight=2.0)
     assert set(np.flatnonzero(unsigned[0] > 1)) == {0, 255}
-    for dtype in (jnp.bfloat16, jnp.float16):
-        low = logits.astype(dtype)
-        value, gradient = jax.value_and_grad(sparse_binary_cross_entropy_with_logits)(low, positives)
-        assert (value.dtype, gradient.dtype) == (jnp.float32, dtype)
-        np.testing.assert_array_equal(value, binary_cross_entropy_with_logits(low, dense))
+    eager = sparse_binary_cross_entropy_with_logits(logits.tolist(), positives.tolist())
+    np.testing.assert_allclose(eager, expected, rtol=1e-6)
     with configured(**DEFAULTS), pytest.raises(ValueError, match="must fit int32"):
         sparse_binary_cross_entropy_with_logits([[0.0, 1.0]], np.asarray([[2**32 + 1]]))
 
@@ -153,15 +139,6 @@ def test_a_masked_example_may_hold_any_index(rng):
     assert every == 0
 
 
-def test_batched(rng):
-    logits, positives, dense = draw(rng, (4, 7))
-    actual = jax.vmap(jax.grad(sparse_binary_cross_entropy_with_logits))(logits, jnp.asarray(positives))
-    expected = jax.vmap(jax.grad(binary_cross_entropy_with_logits))(logits, jnp.asarray(dense))
-    np.testing.assert_allclose(actual, expected, rtol=1e-13)
-    eager = sparse_binary_cross_entropy_with_logits(logits.tolist(), positives.tolist())
-    np.testing.assert_allclose(eager, binary_cross_entropy_with_logits(logits, dense), rtol=1e-6)
-
-
 def test_padding_is_within_bounds_to_checkify(rng):
     logits, positives, _ = draw(rng)
     loss = jax.jit(sparse_binary_cross_entropy_with_logits)
@@ -179,13 +156,8 @@ def test_refusals(rng):
         (ValueError, r"positives must have shape \(4, K\)", (logits, positives[:3]), {}),
         (ValueError, "logits must have an axis of labels", (1.0, positives), {}),
         (ValueError, r"positives must have shape \(K,\), a row", (logits[0], 1), {}),
-        (ValueError, "weight must be finite and not negative", (logits, positives), {"weight": -1.0}),
-        (ValueError, "pos_weight must be finite and not negative", (logits, positives), {"pos_weight": np.inf}),
         (ValueError, "weight must be a scalar or broadcast", (logits, positives), {"weight": np.ones(4)}),
-        (ValueError, r"label_smoothing must lie in \[0, 1\]", (logits, positives), {"label_smoothing": 2.0}),
         (TypeError, "where must be a bool mask", (logits, positives), {"where": np.ones(7)}),
-        (ValueError, "axis must lie in", (logits, positives), {"axis": 2}),
-        (ValueError, "reduction must be one of", (logits, positives), {"reduction": "avg"}),
     ]
     for error, message, arguments, given in refusals:
         with pytest.raises(error, match=f"^sparse_binary_cross_entropy_with_logits: {message}"):
