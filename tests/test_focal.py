@@ -1,18 +1,15 @@
 """What is particular to the focal and the asymmetric loss: kinship, infinities, dead zones, their own parameters."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
-import optax
 import pytest
 
 from jaxbce import asymmetric_loss, binary_cross_entropy_with_logits, sigmoid_focal_loss
 from tests import oracle
-from tests.derivatives import assert_numerical_derivatives
 
 INF = float("inf")
 GAMMAS = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 5.0]
@@ -51,14 +48,6 @@ def test_a_traced_gamma_of_0_too(rng):
     traced = jax.jit(lambda x, y, gamma: sigmoid_focal_loss(x, y, gamma=gamma, reduction="none"))
     expected = jax.jit(functools.partial(binary_cross_entropy_with_logits, reduction="none"))(x, y)
     np.testing.assert_array_equal(traced(x, y, 0.0), expected)
-
-
-def test_optax_means_the_same(rng):
-    """optax's own formula, where it is a number."""
-    x, y = rng.normal(0, 4, 200), rng.random(200)
-    for gamma, alpha in itertools.product((1.0, 2.0, 3.5), (None, 0.25)):
-        ours = sigmoid_focal_loss(x, y, gamma=gamma, alpha=alpha, reduction="none")
-        np.testing.assert_allclose(ours, optax.sigmoid_focal_loss(x, y, alpha=alpha, gamma=gamma), rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -171,20 +160,6 @@ def test_without_a_margin_a_sure_mistake_keeps_its_slope():
             ),
             1,
         )
-
-
-@pytest.mark.slow
-def test_derivatives_by_their_own_parameters(rng):
-    x, y = jnp.asarray(rng.normal(0, 2, 6)), jnp.asarray(rng.random(6))
-
-    def focal(y, gamma, alpha):
-        return sigmoid_focal_loss(x, y, gamma=gamma, alpha=alpha)
-
-    def asymmetric(y, gamma_pos, gamma_neg, margin):
-        return asymmetric_loss(x, y, gamma_pos=gamma_pos, gamma_neg=gamma_neg, margin=margin)
-
-    assert_numerical_derivatives(focal, (y, jnp.float64(1.5), jnp.float64(0.3)), order=2, tolerance=1e-5)
-    assert_numerical_derivatives(asymmetric, (y, *map(jnp.float64, (1.5, 2.5, 0.02))), order=1, tolerance=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxbce import Average, cross_entropy
 from tests import parallel
-from tests.losses import FAMILIES
+from tests.losses import FAMILIES, each_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu]  # whose devices are simulated
 
@@ -57,7 +57,7 @@ def test_no_process_outlives_its_time():
         parallel.launch(2, seconds=0.1)
 
 
-@pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
+@each_of(FAMILIES)
 def test_a_mean_of_means_is_another_number(row):
     features, labels, weight, mask = parallel.batch(row)
     x = parallel.predictions(parallel.PARAMS, features)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 
 from jaxbce import Average, binary_cross_entropy_with_logits, cross_entropy
 
@@ -125,18 +124,6 @@ def test_psum_over_an_axis_that_is_not_mapped():
         Average.of([1.0, 2.0]).psum("devices")
     with pytest.raises(TypeError, match=r"Average.psum: axis_name must be the name of a mapped axis .* got None"):
         jax.vmap(lambda losses: Average.of(losses).psum(None), axis_name="devices")(jnp.ones((2, 3)))
-
-
-@pytest.mark.cpu
-def test_psum_inside_shard_map(rng):
-    devices = jax.devices("cpu")
-    mesh = Mesh(np.asarray(devices), ("data",))
-    losses = jnp.asarray(rng.random(2 * len(devices)))
-    over = PartitionSpec("data")
-    mean = jax.shard_map(
-        lambda a: Average.of(a).psum("data").value, mesh=mesh, in_specs=over, out_specs=PartitionSpec()
-    )
-    np.testing.assert_allclose(mean(losses), losses.mean(), rtol=1e-14)
 
 
 def test_an_overflowing_weight_is_no_plausible_mean():

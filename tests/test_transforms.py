@@ -1,4 +1,4 @@
-"""Every way a training step or an evaluation may run a loss."""
+"""Losses on a mesh: derivatives inside `shard_map`, axes of type Explicit. Data-parallel steps: test_parallel.py."""
 
 import functools
 
@@ -10,79 +10,12 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxbce import Average, cross_entropy, pos_weight_from_labels
-from tests.losses import FAMILIES
+from tests.losses import FAMILIES, each_of
 
 pytestmark = pytest.mark.slow
 
 EARLIER = jax.__version_info__ < (0, 10)
-every_loss = pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
-
-
-def batch(row, rng, dtype=jnp.float32):
-    return jnp.asarray(row.draw(rng, (4, 3)), dtype), jnp.asarray(rng.integers(0, 2, (4, 3)))
-
-
-OPTIONS = {
-    "pos_weight": 3.0,
-    "weight": [0.5, 1.0, 2.0],
-    "label_smoothing": 0.1,
-    "where": [[True], [True], [False], [True]],
-}
-
-
-@every_loss
-def test_remat_scan_and_linearize(row, rng):
-    x, y = batch(row, rng)
-    loss = functools.partial(row, **OPTIONS)
-
-    def rows(x):
-        return jax.lax.scan(lambda total, z: (total + row(*z), None), jnp.float32(0), (x, y))[0]
-
-    @jax.jit
-    def gradients(x):
-        linear = jax.linearize(lambda x: loss(x, y), x)
-        plain = jax.value_and_grad(loss)(x, y), jax.grad(lambda x: row(x, y, axis=-1).sum())(x)
-        return plain, jax.grad(jax.checkpoint(loss))(x, y), (linear[0], linear[1](x)), jax.grad(rows)(x)
-
-    ((value, gradient), of_rows), checkpointed, (primal, along), scanned = gradients(x)
-    chex.assert_trees_all_close(checkpointed, gradient, rtol=1e-6)
-    np.testing.assert_allclose(along, jnp.vdot(gradient, x), rtol=1e-5)
-    np.testing.assert_allclose(primal, value, rtol=1e-6)
-    chex.assert_trees_all_close(scanned, of_rows, rtol=1e-6)
-    value, linear = jax.linearize(lambda x: loss(x, y), x)
-    np.testing.assert_allclose((value, linear(x)), (primal, along), rtol=1e-6)
-
-
-@every_loss
-def test_per_sample_gradients(row, rng):
-    x, y = batch(row, rng)
-    gradient = jax.jit(jax.grad(functools.partial(row, pos_weight=2.0)))
-    gradients = jax.vmap(gradient)(x, y)
-    for i in range(len(x)):
-        chex.assert_trees_all_close(gradients[i], gradient(x[i], y[i]), rtol=1e-6)
-
-
-@pytest.mark.cpu
-@every_loss
-def test_sharded_over_devices(row, rng):
-    """A step over sharded arrays and a step inside `shard_map` give the loss and gradients of one device."""
-    devices = jax.devices("cpu")
-    mesh = Mesh(np.asarray(devices), ("data",))
-    n = 4 * len(devices)
-    x = jnp.asarray(row.draw(rng, (n, 3)), jnp.float32)
-    y, mask = jnp.asarray(rng.integers(0, 2, (n, 3))), jnp.asarray(rng.random((n, 3)) < 0.5)
-    expected = jax.jit(jax.value_and_grad(lambda x: row(x, y, where=mask)))(x)
-
-    placed = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (x, y, mask)]
-    sharded = jax.jit(jax.value_and_grad(lambda x, y, mask: row(x, y, where=mask)))(*placed)
-    chex.assert_trees_all_close(sharded, expected, rtol=1e-6)
-
-    def mean(x, y, mask):
-        return Average.of(row(x, y, reduction="none"), where=mask).psum("data").value
-
-    over = PartitionSpec("data")
-    mapped = jax.shard_map(mean, mesh=mesh, in_specs=(over, over, over), out_specs=PartitionSpec())
-    chex.assert_trees_all_close(jax.jit(jax.value_and_grad(mapped))(x, y, mask), expected, rtol=1e-6)
+every_loss = each_of(FAMILIES)
 
 
 @pytest.mark.cpu
