@@ -382,50 +382,32 @@ def test_ignored_indices_reach_no_gradient_of_the_weights(masked):
         chex.assert_trees_all_close(actual, jax.grad(first, (0, 1))(jnp.float32([1, 2]), jnp.float32(0.1)), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("error", "text", "arguments", "options"),
-    [
-        (TypeError, "logits must be floating", ([[1, 2]], [0]), {}),
-        (TypeError, "class indices must be integers", ([[1.0, 2.0]], [0.0]), {}),
-        (TypeError, "class indices must be integers", ([[1.0, 2.0]], [True]), {}),
-        (TypeError, "where must be a bool mask", ([[1.0, 2.0]], [0]), {"where": [1]}),
-        (TypeError, "class_axis must be an integer", ([[1.0, 2.0]], [0]), {"class_axis": 0.5}),
-        (TypeError, "ignore_index must be an integer", ([[1.0, 2.0]], [0]), {"ignore_index": 0.5}),
-        (
-            ValueError,
-            r"indices of shape \(2,\) .* probabilities of shape \(2, 3\), got shape \(2, 1\)",
-            (np.zeros((2, 3)), np.zeros((2, 1), int)),
-            {},
-        ),
-        (ValueError, r"got shape \(3,\)", (np.zeros((2, 3)), np.zeros(3, int)), {}),
-        (ValueError, "class_axis must be an axis of logits", (np.zeros((2, 3)), [0, 1]), {"class_axis": 2}),
-        (ValueError, "class_axis must be an axis of logits", (1.0, 0), {}),
-        (ValueError, "at least one class", (np.zeros((2, 0)), [0, 1]), {}),
-        (ValueError, r"class_weight must have shape \(3,\)", (np.zeros((2, 3)), [0, 1]), {"class_weight": [1.0, 2.0]}),
-        (
-            ValueError,
-            "class_weight must be finite and not negative",
-            (np.zeros((2, 2)), [0, 1]),
-            {"class_weight": [1.0, -2.0]},
-        ),
-        (
-            ValueError,
-            "where must be a scalar or broadcast",
-            (np.zeros((2, 3)), [0, 1]),
-            {"where": np.ones((2, 3), bool)},
-        ),
-        (
-            ValueError,
-            "ignore_index needs labels that are class indices",
-            (np.zeros((2, 3)), np.zeros((2, 3))),
-            {"ignore_index": 0},
-        ),
-        (ValueError, r"labels must lie in \[0, 1\]", (np.zeros((1, 2)), [[0.0, 1.5]]), {}),
-    ],
-)
-def test_refusals(error, text, arguments, options):
+X, T = np.zeros((2, 3)), np.array([0, 1])
+EITHER = r"indices of shape \(2,\) .* probabilities of shape \(2, 3\), got shape"
+REFUSALS = [
+    (TypeError, "logits must be floating", X.astype(int), T, {}),
+    (TypeError, "class indices must be integers", X, T * 1.0, {}),
+    (TypeError, "class indices must be integers", X, T > 0, {}),
+    (TypeError, "where must be a bool mask", X, T, {"where": T}),
+    (TypeError, "class_axis must be an integer", X, T, {"class_axis": 0.5}),
+    (TypeError, "ignore_index must be an integer", X, T, {"ignore_index": 0.5}),
+    (ValueError, rf"{EITHER} \(2, 1\)", X, T[:, None], {}),
+    (ValueError, rf"{EITHER} \(3,\)", X, np.zeros(3, int), {}),
+    (ValueError, "class_axis must be an axis of logits", X, T, {"class_axis": 2}),
+    (ValueError, "class_axis must be an axis of logits", 1.0, 0, {}),
+    (ValueError, "at least one class", X[:, :0], T, {}),
+    (ValueError, r"class_weight must have shape \(3,\)", X, T, {"class_weight": [1.0, 2.0]}),
+    (ValueError, "class_weight must be finite and not negative", X, T, {"class_weight": [1.0, -2.0, 1.0]}),
+    (ValueError, "where must be a scalar or broadcast", X, T, {"where": X == 0}),
+    (ValueError, "ignore_index needs labels that are class indices", X, X, {"ignore_index": 0}),
+    (ValueError, r"labels must lie in \[0, 1\]", X, X + 1.5, {}),
+]
+
+
+@pytest.mark.parametrize(("error", "text", "x", "labels", "options"), REFUSALS)
+def test_refusals(error, text, x, labels, options):
     with pytest.raises(error, match=f"cross_entropy: .*{text}|cross_entropy: {text}"):
-        cross_entropy(*arguments, **options)
+        cross_entropy(x, labels, **options)
 
 
 @pytest.mark.parametrize("classes", [3, 5_000])

@@ -96,16 +96,12 @@ def test_vmap_over_weights(criterion, rng):
 
 
 @every_criterion
-def test_frozen_and_by_name(criterion):
+def test_frozen_and_by_name_and_equal_to_nothing_else(criterion):
+    """Whether two arrays are equal has no one answer."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         criterion().reduction = "sum"
     with pytest.raises(TypeError):
         criterion(jnp.ones(3))
-
-
-@every_criterion
-def test_equal_to_nothing_but_itself(criterion):
-    """Whether two arrays are equal has no one answer."""
     assert criterion() != criterion()
     assert len({criterion(), criterion()}) == 2
 
