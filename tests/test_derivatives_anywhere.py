@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import jaxbce
 from tests import oracle
-from tests.losses import LOSSES
+from tests.losses import FAMILIES, LOSSES
 
 EARLIER = jax.__version_info__ < (0, 10)
 STEPS = 2
@@ -128,8 +128,8 @@ NAIVE = {
     jaxbce.sigmoid_focal_loss: oracle.naive_focal_loss,
     jaxbce.asymmetric_loss: oracle.naive_asymmetric_loss,
 }
+POS_WEIGHT = {"pos_weight": uniform(5)}
 PARAMETERS = {
-    "pos_weight": uniform(5),
     "gamma": uniform(low=1.2, high=2.8),
     "alpha": uniform(),
     "gamma_pos": uniform(low=0.5, high=2),
@@ -139,9 +139,9 @@ PARAMETERS = {
 HARD = np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 0]])
 
 
-def entrywise(row):
-    """A row of the table, with hard labels and with soft ones, weights and the parameters of its own that are free."""
-    free = {} if row.bound else {name: draw for name, draw in PARAMETERS.items() if row.takes(name)}
+def entrywise(row, parameters):
+    """A row of the table, with hard labels and with soft ones, weights and those of the parameters that it takes."""
+    free = {name: draw for name, draw in parameters.items() if row.takes(name)}
     smoothed = {"label_smoothing": uniform()} if row.takes("pos_weight") else {}
 
     def calls(loss):
@@ -210,7 +210,7 @@ NAIVE_ADVERSARIES = (
 
 POSITIVES = {"positives": np.array([[[0, 3], [4, -1], [-1, -1]], [[1, 1], [2, 0], [3, 4]]])}
 CASES = [
-    *(entrywise(row) for row in LOSSES if row.function in NAIVE),
+    *(entrywise(row, POS_WEIGHT) for row in LOSSES if row.function in NAIVE),
     Case(
         "cross_entropy",
         of_classes,
@@ -250,6 +250,7 @@ CASES = [
         {"logit_scale": lambda rng, _: rng.choice([0.5, 1.0, 2.0]), "logit_bias": features()},
     ),
 ]
+OF_PARAMETERS = [entrywise(row, PARAMETERS) for row in FAMILIES if any(map(row.takes, PARAMETERS))]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 # --- The places -------------------------------------------------------------------------------------------------------
@@ -333,19 +334,32 @@ def total_of(place, loss):
     return total
 
 
-HESSIAN = ("fwd-rev",)
-SECOND_ORDER = ("fwd-rev", "rev-rev", "fwd-rev, by multipliers")
-EVERY_ORDER = (
-    *("rev-fwd", "rev-rev", "fwd-fwd", "fwd-rev, by multipliers"),
-    *("fwd-fwd-rev", "rev-rev-rev", "rev-fwd-fwd"),
-)
+def hessian(total, multipliers, arguments, fixed, directions):
+    gradient = jax.grad(lambda arguments: total(multipliers, arguments, fixed))
+    return {"fwd-rev": forward(gradient, directions[1])(arguments)}
 
 
-def by_modes(names, total, multipliers, arguments, fixed, directions):
+def second_order(total, multipliers, arguments, fixed, directions):
     """Derivatives by the name of their modes, the outermost first.
 
     By the multipliers first: what is then differentiated again is the formula of the value, and no derivative rule.
     """
+    along_multipliers, u, v = directions
+
+    def by_multipliers(arguments):
+        return dot(jax.grad(total)(multipliers, arguments, fixed), along_multipliers)
+
+    gradient = jax.grad(lambda arguments: total(multipliers, arguments, fixed))
+    derivatives = {
+        "fwd-rev": forward(gradient, u),
+        "rev-rev": lambda arguments: dot(reverse(gradient, u)(arguments), v),
+        "fwd-rev, by multipliers": forward(jax.grad(by_multipliers), u),
+    }
+    return {name: derivative(arguments) for name, derivative in derivatives.items()}
+
+
+def every_order(total, multipliers, arguments, fixed, directions):
+    """The same and further modes, and third derivatives; the second come along with the third."""
     along_multipliers, u, v = directions
 
     def value(arguments):
@@ -355,18 +369,12 @@ def by_modes(names, total, multipliers, arguments, fixed, directions):
         return dot(jax.grad(total)(multipliers, arguments, fixed), along_multipliers)
 
     gradient, along = jax.grad(value), forward(value, u)
-    twice_reverse = reverse(gradient, u)
-    derivatives = {
-        "fwd-rev": forward(gradient, u),
-        "rev-fwd": jax.grad(along),
-        "rev-rev": lambda arguments: dot(twice_reverse(arguments), v),
-        "fwd-fwd": forward(along, v),
-        "fwd-rev, by multipliers": forward(jax.grad(by_multipliers), u),
-        "fwd-fwd-rev": forward(forward(gradient, u), v),
-        "rev-rev-rev": reverse(twice_reverse, v),
-        "rev-fwd-fwd": jax.grad(forward(along, v)),
-    }
-    return {name: derivatives[name](arguments) for name in names}
+    found = {"rev-fwd": jax.grad(along)(arguments)}
+    found["fwd-rev"], found["fwd-fwd-rev"] = jax.jvp(forward(gradient, u), (arguments,), (v,))
+    found["rev-rev"], found["rev-rev-rev"] = jax.value_and_grad(lambda x: dot(reverse(gradient, u)(x), v))(arguments)
+    found["fwd-fwd"], found["rev-fwd-fwd"] = jax.value_and_grad(forward(along, v))(arguments)
+    found["fwd-rev, by multipliers"] = forward(jax.grad(by_multipliers), u)(arguments)
+    return found
 
 
 def drawn(case, kind):
@@ -419,11 +427,11 @@ def error(actual, exact):
     return float(np.nan_to_num(size, nan=np.inf))
 
 
-def assert_exact(case, names, place):
+def assert_exact(case, derivatives, place):
     exact = expected(case)
     errors = {
         (kind, mode): error(derivative, exact[kind][mode])
-        for kind, modes in at_every_kind(functools.partial(by_modes, names), place, case).items()
+        for kind, modes in at_every_kind(derivatives, place, case).items()
         for mode, derivative in modes.items()
     }
     wrong = {name: size for name, size in errors.items() if size > TOLERANCE}
@@ -435,14 +443,14 @@ def assert_exact(case, names, place):
 
 @every_case
 def test_hessian_in_a_scan_is_exact_at_zeros_and_ties(case):
-    assert_exact(case, HESSIAN, in_scan)
+    assert_exact(case, hessian, in_scan)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [in_vmap, in_scan], ids=name_of)
 @every_case
 def test_second_and_third_derivatives_are_exact_in_every_mode(case, place):
-    assert_exact(case, EVERY_ORDER, place)
+    assert_exact(case, every_order, place)
 
 
 @pytest.mark.slow
@@ -453,7 +461,7 @@ def test_second_and_third_derivatives_are_exact_in_every_mode(case, place):
 def test_second_derivatives_are_exact_in_every_place(case, place):
     # JAX 0.6 fails to transpose `dynamic_update_slice` in `shard_map`, which reverse over reverse mode asks of a head.
     fails = EARLIER and place is in_shard_map and case.name == "linear_binary_cross_entropy"
-    assert_exact(case, HESSIAN if fails else SECOND_ORDER, place)
+    assert_exact(case, hessian if fails else second_order, place)
 
 
 @pytest.mark.slow
@@ -461,7 +469,14 @@ def test_second_derivatives_are_exact_in_every_place(case, place):
 @every_case
 def test_hessian_is_exact_in_every_loop(case, place):
     """To reverse mode these are scans."""
-    assert_exact(case, HESSIAN, place)
+    assert_exact(case, hessian, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [plain, in_scan], ids=name_of)
+@pytest.mark.parametrize("case", OF_PARAMETERS, ids=lambda case: case.name)
+def test_second_derivatives_by_parameters_are_exact(case, place):
+    assert_exact(case, second_order, place)
 
 
 @pytest.mark.parametrize("kind", ["zero", "integers", "halves", "bfloat16"])
