@@ -84,10 +84,7 @@ Curve = tuple[str, Callable[[Any], Any]]  # its name, the loss of a logit
 
 def _curves() -> Iterator[tuple[str, str, list[Curve]]]:
     def labels(loss: Callable[..., Any], **options: Any) -> list[Curve]:
-        return [
-            ("label 1", lambda x: loss(x, 1, **options)),
-            ("label 0", lambda x: loss(x, 0, **options)),
-        ]
+        return [("label 1", lambda x: loss(x, 1, **options)), ("label 0", lambda x: loss(x, 0, **options))]
 
     yield "bce", "`binary_cross_entropy_with_logits`", labels(BCE)
     yield "pos_weight", "the same with `pos_weight=3`", labels(BCE, pos_weight=3.0)

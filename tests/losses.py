@@ -168,9 +168,7 @@ LOSSES = [
     bce_row(function=jaxbce.cross_entropy, adapter=two_indices, form="indices", labels="hard"),
     logit_row(function=jaxbce.sigmoid_focal_loss, definition=oracle.focal(2.0)),
     logit_row(
-        function=jaxbce.sigmoid_focal_loss,
-        definition=oracle.focal(0.5, 0.25),
-        bound={"gamma": 0.5, "alpha": 0.25},
+        function=jaxbce.sigmoid_focal_loss, definition=oracle.focal(0.5, 0.25), bound={"gamma": 0.5, "alpha": 0.25}
     ),
     logit_row(function=jaxbce.asymmetric_loss, definition=oracle.asymmetric(1.0, 4.0, 0.05)),
     logit_row(
@@ -182,13 +180,7 @@ LOSSES = [
     bce_row(function=jaxbce.gan_discriminator_loss, adapter=discriminator, labels="hard", lacks=("label_smoothing",)),
     bce_row(function=jaxbce.gan_generator_loss, adapter=generator, labels="hard"),
     bce_row(function=jaxbce.linear_binary_cross_entropy, adapter=identity_head, each="example", **FINITE),
-    bce_row(
-        function=jaxbce.sigmoid_contrastive_loss,
-        adapter=pairs,
-        labels="pairs",
-        each="example",
-        **FINITE,
-    ),
+    bce_row(function=jaxbce.sigmoid_contrastive_loss, adapter=pairs, labels="pairs", each="example", **FINITE),
 ]
 
 FUNCTIONS = [row for row in LOSSES if not row.bound]

@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from jaxbce import (
-    binary_cross_entropy_with_logits,
-    class_weight_from_counts,
-    cross_entropy,
-)
+from jaxbce import binary_cross_entropy_with_logits, class_weight_from_counts, cross_entropy
 from tests import oracle
 from tests.settings import configured
 

@@ -12,9 +12,7 @@ import pytest
 import jaxbce
 
 NAMES = {"jax": jax, "jnp": jnp, "np": np} | {k: v for k, v in vars(jaxbce).items() if not k.startswith("_")}
-MODULES = [
-    importlib.import_module(module.name) for module in pkgutil.walk_packages(jaxbce.__path__, prefix="jaxbce.")
-]
+MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(jaxbce.__path__, prefix="jaxbce.")]
 EXAMPLES = [
     example
     for module in MODULES

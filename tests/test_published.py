@@ -81,13 +81,7 @@ SAFE_LOGITS = [[10.0, 1.0, -2.0], [1.0, 4.0, 0.2], [-INF, 0.0, 0.0], [-INF, 0.0,
 SAFE_LABELS = [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.4, 0.3, 0.3], [0.0, 1.0, 0.0]]
 POLY_LOGITS, POLY_LABELS = [[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]], [[1.0, 0.0, 0.0], [0.0, 0.8, 0.2]]
 EXAMPLE_LOGITS, EXAMPLE_LABELS = [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
-SIGMOID_LOGITS = [
-    *[[-1e9, -1e-9]] * 2,
-    *[[1e9, 1e-9]] * 2,
-    *[[-1e9, 1e-9]] * 2,
-    *[[1e9, -1e-9]] * 2,
-    *[[0.0, 0.0]] * 2,
-]
+SIGMOID_LOGITS = [*[[-1e9, -1e-9]] * 2, *[[1e9, 1e-9]] * 2, *[[-1e9, 1e-9]] * 2, *[[1e9, -1e-9]] * 2, *[[0.0, 0.0]] * 2]
 SIGMOID_LOSSES = [5e8, 0.3465736, 0.3465736, 5e8, 5e8, 0.3465736, 0.3465736, 5e8, 0.6931472, 0.6931472]
 OPTAX = {
     # The poly loss with epsilon 0 is the cross-entropy.
@@ -253,11 +247,7 @@ SCIKIT_LEARN = {
         ([[1e4, 0.0, 7e-7]], [2]),
         within(1e4 - 7e-7, rtol=1e-15),
     ),
-    "test_log_loss, two classes": (
-        binary_cross_entropy,
-        ([0.7, 0.4, 0.6, 0.3], [0, 1, 1, 0]),
-        digits("0.7469410"),
-    ),
+    "test_log_loss, two classes": (binary_cross_entropy, ([0.7, 0.4, 0.6, 0.3], [0, 1, 1, 0]), digits("0.7469410")),
     "test_compute_sample_weight": (class_weight_from_counts, ([3, 3, 1],), truncated("0.7777 0.7777 2.3333")),
 }
 
