@@ -102,4 +102,4 @@ def _total_and_weight(
     if weight is not None:
         weight = arrays.nan_outside_domain(arrays.cast_and_fill(weight, losses, mask, 0.0), "weight")
         values = apply_weight(weight, values)
-    return arrays.sum_of(values, axis), arrays.weight_of(values, weight, mask, axis)
+    return arrays.sum_of(values, axis), arrays.total_weight(values, weight, mask, axis)

@@ -95,7 +95,7 @@ def nan_outside_domain(value: Array, name: str) -> Array:
     return nan_unless((value >= 0.0) & (value <= 1.0 if name in UNIT_INTERVAL else value < np.inf), value)
 
 
-def smooth(labels: Array, s: Array, classes: int) -> Array:
+def smooth_labels(labels: Array, s: Array, classes: int) -> Array:
     """y·(1 - s) + s/classes."""
     return labels * (1.0 - s) + s / classes
 
@@ -114,7 +114,7 @@ def prepare(given: Arguments, safe_prediction: float, guard: Guard = nan_outside
             fitted[name] = guard(cast_and_fill(value, like, where, 0.0), name)
     labels, weight = fitted.pop("labels"), fitted.pop("weight")
     if s is not None:
-        labels = smooth(labels, guard(jax.lax.convert_element_type(s, labels.dtype), "label_smoothing"), 2)
+        labels = smooth_labels(labels, guard(jax.lax.convert_element_type(s, labels.dtype), "label_smoothing"), 2)
     return Arguments(cast_and_fill(like, like, where, safe_prediction), labels, fitted, weight, None, where)
 
 
@@ -129,25 +129,27 @@ def reduce(
         return losses
     if reduction == "sum":
         return sum_of(losses, axis)
-    number = number_reduced(losses, axis)
-    if number == 0:
+    size = reduction_size(losses, axis)
+    if size == 0:
         return nan_where(jnp.bool_(True), sum_of(losses, axis))  # The mean of nothing, as in NumPy and PyTorch.
     weight = weight if reduction == "weighted_mean" else None
     if weight is None and where is None:
-        return sum_of(losses, axis) / number
-    total = weight_of(losses, weight, where, axis)
+        return sum_of(losses, axis) / size
+    total = total_weight(losses, weight, where, axis)
     is_zero = total == 0
     # Scale a large total down first: its reciprocal would be flushed to 0.
     small = jnp.where(total > 2.0**100, 2.0**-64, jnp.ones_like(total))
-    inside, outside = _place_quotient(
+    entry_scale, sum_scale = _split_scale(
         nan_where(total == jnp.inf, jnp.where(is_zero, 0, 1 / jnp.where(is_zero, 1, total * small)))
     )
-    inside = jnp.expand_dims(inside, range(losses.ndim) if axis is None else axis)
+    entry_scale = jnp.expand_dims(entry_scale, range(losses.ndim) if axis is None else axis)
     # Weigh by it: label smoothing may leave an infinite loss where all weight is 0, which is that of unsmoothed labels.
-    return small * apply_weight(outside, sum_of(apply_weight(jnp.broadcast_to(inside, losses.shape), losses), axis))
+    return small * apply_weight(
+        sum_scale, sum_of(apply_weight(jnp.broadcast_to(entry_scale, losses.shape), losses), axis)
+    )
 
 
-def _place_quotient(scale: Array) -> tuple[Array, Array]:
+def _split_scale(scale: Array) -> tuple[Array, Array]:
     """Split the scale of a mean into a factor of the entries and a factor of their sum, of which one is 1.
 
     Scale the entries on accelerators: the gradient would wait for a quotient of sums and read all arrays once more (on
@@ -161,17 +163,17 @@ def _place_quotient(scale: Array) -> tuple[Array, Array]:
     return factors
 
 
-def weight_of(losses: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Array:
+def total_weight(losses: Array, weight: Array | None, where: Array | None, axis: tuple[int, ...] | None) -> Array:
     """Σ weight over the included entries; their number where there is no weight."""
     if weight is not None:
         return sum_of(zero_where_masked(weight, where), axis)
     if where is not None:
         # Count bytes: a CPU takes five times as long for bools, and for accelerators the cast is free.
         return sum_of(where.astype(jnp.int8), axis, losses.dtype)
-    return jnp.full_like(sum_of(losses, axis), number_reduced(losses, axis))
+    return jnp.full_like(sum_of(losses, axis), reduction_size(losses, axis))
 
 
-def number_reduced(losses: Array, axis: tuple[int, ...] | None) -> int:
+def reduction_size(losses: Array, axis: tuple[int, ...] | None) -> int:
     """The number of entries that are reduced into one."""
     return math.prod(losses.shape if axis is None else (losses.shape[a] for a in axis))
 

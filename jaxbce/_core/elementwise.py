@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,66 +14,64 @@ from jaxbce._core.arrays import Arguments, Reduction
 from jaxbce._core.numerics import multiply_no_nan, zero_where_masked
 from jaxbce._core.program import Program, bind, jit
 
-Formula: TypeAlias = Callable[..., Array]
-"""The loss of a prediction and a label, in their dtype and shape; the parameters of its own come by name."""
 
-
-class Tuned(Protocol):
-    """Computes the entries of a loss, or of a derivative of it, on a CPU (`jaxbce._cpu`)."""
-
-    def __call__(self, entries: "Entries", given: Arguments) -> Array: ...
-
-
-@dataclasses.dataclass(frozen=True)
 class Loss:
-    """An elementwise loss: its formula, and its program for CPUs.
+    """An elementwise loss, compiled with all that surrounds its formula.
 
-    `safe_prediction` replaces a masked prediction. `far` clips the predictions of slopes: a formula whose slope needs
-    the loss again then reads it at another argument, and the compiler stores nothing that the two would share (on an
-    H100 a step of the focal loss moves 3.0 arrays, and 7.0 without).
+    Attributes:
+        formula: the loss of a prediction and a label, in their dtype and shape; its own parameters come by name.
+        safe_prediction: replaces a masked prediction.
+        cpu: computes the entries of the loss, or of a derivative of it, on a CPU (`jaxbce._cpu`).
+        saturation: clips the predictions of slopes. XLA then cannot CSE slope and loss and store the shared terms: on
+            an H100 a step of the focal loss moves 3.0 arrays, and 7.0 without.
     """
 
-    formula: Formula
-    safe_prediction: float
-    tuned: Tuned
-    far: float | None
+    def __init__(
+        self,
+        formula: Callable[..., Array],
+        *,
+        safe_prediction: float,
+        cpu: Callable[["ElementwiseProgram", Arguments], Array],
+        saturation: float | None = None,
+    ) -> None:
+        """Compile a formula under its own name, which jaxprs and profiles show."""
+        self.formula, self.safe_prediction, self.cpu, self.saturation = formula, safe_prediction, cpu, saturation
 
-    def entries(self, given: Arguments, reduced: int | None, *, in_cache: bool = False) -> Array:
-        """Compute the entries of the loss, weighted and masked.
+        def reduced(given: Arguments, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
+            like = given.predictions
+            losses = self.per_entry(given, None if reduction == "none" else arrays.reduction_size(like, axis))
+            where = None if given.where is None else arrays.broadcast_like(given.where, like)
+            weight = None if given.weight is None else arrays.cast_and_fill(given.weight, like, where, 0.0)
+            return arrays.reduce(losses, weight, where, axis, reduction)
 
-        Hint at what a program for CPUs chooses by: `reduced` is the number of entries summed into one, None for "none";
-        `in_cache` says that they are few.
-        """
-        leaves, structure = jax.tree.flatten(given)
-        (losses,) = bind(Entries(self, structure, reduced, in_cache), *leaves)
-        return losses
+        reduced.__name__ = formula.__name__.strip("_")
+        self._reduced = jit("axis", "reduction")(reduced)
 
-    @jit("self", "axis", "reduction")
     def __call__(self, given: Arguments, axis: tuple[int, ...] | None, reduction: Reduction) -> Array:
         """Compute the loss of validated arguments."""
-        like = given.predictions
-        losses = self.entries(given, None if reduction == "none" else arrays.number_reduced(like, axis))
-        where = None if given.where is None else arrays.broadcast_like(given.where, like)
-        weight = None if given.weight is None else arrays.cast_and_fill(given.weight, like, where, 0.0)
-        return arrays.reduce(losses, weight, where, axis, reduction)
+        return self._reduced(given, axis, reduction)
 
+    def per_entry(self, given: Arguments, reduction_size: int | None, *, in_cache: bool = False) -> Array:
+        """Compute the loss of each entry, weighted and masked.
 
-def elementwise(safe_prediction: float, cpu: Tuned, far: float | None = None) -> Callable[[Formula], Loss]:
-    """Decorate a formula to make a loss of it."""
-    return lambda formula: Loss(formula, safe_prediction, cpu, far)
+        Pass the CPU program its hints: the number of entries reduced into one, None for "none"; whether they are few.
+        """
+        leaves, structure = jax.tree.flatten(given)
+        (losses,) = bind(ElementwiseProgram(self, structure, reduction_size, in_cache), *leaves)
+        return losses
 
 
 @dataclasses.dataclass(frozen=True)
-class Entries(Program):
+class ElementwiseProgram(Program):
     """The entries of a loss, or of a derivative of any order, as a program of the leaves of `Arguments`.
 
-    An entry depends on one number of each array, so its derivative is one number too: the derivative of the formula
-    along a tangent of 1. `argnums` are the positions of the leaves it is taken by, in order; leaf 0 is the predictions.
+    Each entry depends on one element of each array: differentiate by a JVP with tangent 1. `argnums` are the positions
+    of the leaves that the derivative is taken by, in order; leaf 0 is the predictions.
     """
 
     loss: Loss
     structure: Any
-    reduced: int | None
+    reduction_size: int | None
     in_cache: bool
     argnums: tuple[int, ...] = ()
     beside_derivative: bool = False
@@ -82,8 +80,8 @@ class Entries(Program):
         return f"{self.loss.formula.__name__.strip('_')}; argnums={self.argnums}"
 
     def plain(self, *leaves: Array) -> list[Array]:
-        if 0 in self.argnums and self.loss.far is not None:
-            leaves = jnp.clip(leaves[0], -self.loss.far, self.loss.far), *leaves[1:]
+        if 0 in self.argnums and self.loss.saturation is not None:
+            leaves = jnp.clip(leaves[0], -self.loss.saturation, self.loss.saturation), *leaves[1:]
         return [_differentiate(self._entries, self.argnums)(*leaves)]
 
     def _entries(self, *leaves: Array) -> Array:
@@ -94,7 +92,7 @@ class Entries(Program):
         return zero_where_masked(losses, given.where)
 
     def cpu(self, *leaves: Array) -> list[Array]:
-        return [self.loss.tuned(self, jax.tree.unflatten(self.structure, leaves))]
+        return [self.loss.cpu(self, jax.tree.unflatten(self.structure, leaves))]
 
     def abstract_eval(self, predictions: Any, *_: Any) -> list[Any]:
         return [predictions.update(dtype=jnp.dtype(arrays.compute_dtype(predictions)), weak_type=False)]
@@ -104,11 +102,13 @@ class Entries(Program):
         where = jax.tree.unflatten(self.structure, leaves).where
         where = None if where is None else arrays.broadcast_like(where, leaves[0])
 
-        def change(i: int, tangent: Array) -> Array:
+        def tangent_out(i: int, tangent: Array) -> Array:
             (slopes,) = bind(dataclasses.replace(beside, argnums=tuple(sorted((*self.argnums, i)))), *leaves)
             return slopes * arrays.cast_and_fill(tangent, leaves[0], where, 0.0)
 
-        return bind(beside, *leaves), [functools.reduce(jnp.add, map(change, *zip(*tangents.items(), strict=True)))]
+        return bind(beside, *leaves), [
+            functools.reduce(jnp.add, map(tangent_out, *zip(*tangents.items(), strict=True)))
+        ]
 
     def batch(self, leaves: Sequence[Array], batched: tuple[bool, ...]) -> tuple[Program, Sequence[Array]]:
         if not batched[0]:

@@ -138,6 +138,10 @@ define_partials(
 # --- The logistic function ----------------------------------------------------------------------------------------
 
 
+SATURATION = 1e4
+"""A logit at which σ is 0 or 1 in every dtype."""
+
+
 def magnitude(x: Array) -> Array:
     """|x|, with the slope -1 at 0, where that of `abs` is 0."""
     return jnp.where(x > 0.0, x, -x)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ import numpy as np
 from jax import Array
 
 from jaxbce._core.arrays import UNIT_INTERVAL, Arguments, broadcast_like, compute_dtype, prepare
+from jaxbce._core.elementwise import ElementwiseProgram
 from jaxbce._core.numerics import (
+    SATURATION,
     Exponent,
     StaticExponent,
     divide_no_nan,
@@ -35,7 +37,7 @@ allows for more cores."""
 
 
 @dataclasses.dataclass(frozen=True)
-class TunedEntries:
+class CpuProgram:
     """The entries of a loss and their slopes by the predictions, from arrays of one dtype and one shape.
 
     `slopes` are None where those of the plain formula are as fast: a step of the focal loss takes 2.8 times as long
@@ -48,20 +50,20 @@ class TunedEntries:
     losses: Callable[..., Array]
     slopes: Callable[..., Array] | None = None
     fused: Callable[..., Array] | None = None
-    hard: "TunedEntries | None" = None
+    hard: "CpuProgram | None" = None
 
-    def __call__(self, entries: Any, given: Arguments) -> Array:
-        like, reduced = given.predictions, entries.reduced
+    def __call__(self, program: ElementwiseProgram, given: Arguments) -> Array:
+        like, reduced = given.predictions, program.reduction_size
         # A mask is a select.
         fused = self.fused if given.where is None and _fuse_into_reduction(like.size, reduced) else None
         # Materialize losses beside a gradient, which takes over their memory: not if it is narrower than they are, nor
         # where a loop of their own is slow.
         beside = fused is None or (like.dtype == compute_dtype(like) and splits_evenly(like.size))
         materialized = reduced is not None and beside
-        if entries.argnums:
-            return self._derivative(entries, given, materialized)
-        form, given = self._prepare(entries, given)
-        if fused is not None and not (entries.beside_derivative and materialized):
+        if program.argnums:
+            return self._derivative(program, given, materialized)
+        form, given = self._prepare(program, given)
+        if fused is not None and not (program.beside_derivative and materialized):
             return fused(given.predictions, given.labels, weight=given.weight, **given.parameters)
         losses = form.losses(given.predictions, given.labels, **given.parameters)
         if given.weight is not None:
@@ -69,14 +71,14 @@ class TunedEntries:
         losses = zero_where_masked(losses, given.where)
         return _materialize(losses) if materialized else losses
 
-    def _prepare(self, entries: Any, given: Arguments) -> tuple["TunedEntries", Arguments]:
+    def _prepare(self, program: ElementwiseProgram, given: Arguments) -> tuple["CpuProgram", Arguments]:
         """Prepare the arguments; choose the form that suits the labels."""
-        prepared = prepare(given, entries.loss.safe_prediction, nan_outside_domain)
-        if self.hard and entries.in_cache and given.labels.dtype == jnp.bool_ and given.label_smoothing is None:
+        prepared = prepare(given, program.loss.safe_prediction, nan_outside_domain)
+        if self.hard and program.in_cache and given.labels.dtype == jnp.bool_ and given.label_smoothing is None:
             return self.hard, prepared._replace(labels=broadcast_like(given.labels, given.predictions))
         return self, prepared
 
-    def _derivative(self, entries: Any, given: Arguments, materialized: bool) -> Array:
+    def _derivative(self, program: ElementwiseProgram, given: Arguments, materialized: bool) -> Array:
         """Compute a derivative behind a barrier, from arguments that it shares with nothing.
 
         XLA would compute once what it has in common with the losses, a label that both convert, even the broadcast of a
@@ -87,17 +89,17 @@ class TunedEntries:
         # over no memory: without the axis a step of two layers takes 0.5 to 0.8 of the time.
         shape = given.predictions.shape
         leaves, structure = jax.tree.flatten(given)
-        if not entries.in_cache:
+        if not program.in_cache:
             leaves = [jax.lax.optimization_barrier(leaf if materialized else _lift(leaf)) for leaf in leaves]
-        if entries.argnums != (0,) or self.slopes is None:
-            (derivative,) = entries.plain(*leaves)
+        if program.argnums != (0,) or self.slopes is None:
+            (derivative,) = program.plain(*leaves)
         else:
-            form, given = self._prepare(entries, jax.tree.unflatten(structure, leaves))
+            form, given = self._prepare(program, jax.tree.unflatten(structure, leaves))
             slopes = (form.slopes or self.slopes)(given.predictions, given.labels, **given.parameters)
             slopes = slopes if given.weight is None else given.weight * slopes
             derivative = zero_where_masked(slopes, given.where)
         derivative = jnp.reshape(derivative, shape)
-        return derivative * _opaque_one(derivative) if materialized and entries.argnums == (0,) else derivative
+        return derivative * _opaque_one(derivative) if materialized and program.argnums == (0,) else derivative
 
 
 def _fuse_into_reduction(size: int, reduced: int | None) -> bool:
@@ -267,11 +269,11 @@ def _hard_weight(y: Array, pos_weight: Array) -> Array:
     return jnp.where(y, pos_weight, 1.0 + 0.0 * pos_weight)
 
 
-bce_with_logits = TunedEntries(
+bce_with_logits = CpuProgram(
     _bce_with_logits,
     _bce_with_logits_slope,
     functools.partial(_bce_with_logits, fused=True),
-    TunedEntries(_hard_bce, _hard_bce_slope),
+    CpuProgram(_hard_bce, _hard_bce_slope),
 )
 
 
@@ -305,7 +307,7 @@ def _bce(p: Array, y: Array, pos_weight: Array | None = None, weight: Array | No
     return loss if weight is None else weight * loss
 
 
-bce = TunedEntries(_bce, fused=_bce)
+bce = CpuProgram(_bce, fused=_bce)
 
 
 # --- Focal loss, and its slope u^γ·(γ·r·ℓ + ℓ') with the relative slope r = u'/u -----------------------------------
@@ -317,7 +319,7 @@ def _modulated(x: Array, y: Array, gamma: Exponent) -> Array:
 
 
 def _modulated_slope(x: Array, y: Array, gamma: Exponent) -> Array:
-    x = jnp.clip(x, -1e4, 1e4)
+    x = jnp.clip(x, -SATURATION, SATURATION)
     p, q = _sigmoids(x)
     u = y * q + (1.0 - y) * p
     relative = (1.0 - 2.0 * y) * divide_no_nan(p * q, u)
@@ -338,7 +340,7 @@ def _as_factor(exponent: Exponent) -> Array | float:
     return float(exponent.number) if isinstance(exponent, StaticExponent) else exponent
 
 
-focal = TunedEntries(_focal, _focal_slope)
+focal = CpuProgram(_focal, _focal_slope)
 
 
 # --- Asymmetric loss, whose negative half lies behind a margin ----------------------------------------------------
@@ -351,7 +353,7 @@ focal = TunedEntries(_focal, _focal_slope)
 def _shifted_softplus(x: Array, p: Array, margin: Array) -> Array:
     u, from_m = jnp.maximum(p - margin, 0.0), -jnp.log(margin)
     small = jnp.minimum(u, 0.5)
-    large = jnp.minimum(_softplus(x), from_m) - _log1p_exp(_softplus(jnp.clip(x, -1e4, 1e4)) - from_m)
+    large = jnp.minimum(_softplus(x), from_m) - _log1p_exp(_softplus(jnp.clip(x, -SATURATION, SATURATION)) - from_m)
     return jnp.where(u < 0.5, jnp.log1p(small / (1.0 - small)), large)
 
 
@@ -365,7 +367,7 @@ def _asymmetric(x: Array, y: Array, gamma_pos: Exponent, gamma_neg: Exponent, ma
 
 def _asymmetric_slope(x: Array, y: Array, gamma_pos: Exponent, gamma_neg: Exponent, margin: Array) -> Array:
     positive = _modulated_slope(x, jnp.ones_like(y), gamma_pos)
-    x = jnp.clip(x, -1e4, 1e4)
+    x = jnp.clip(x, -SATURATION, SATURATION)
     p, q = _sigmoids(x)
     u, remaining = jnp.maximum(p - margin, 0.0), q + margin
     share = jnp.where(remaining == 0.0, 1.0, q / jnp.where(remaining == 0.0, 1.0, remaining))
@@ -375,4 +377,4 @@ def _asymmetric_slope(x: Array, y: Array, gamma_pos: Exponent, gamma_neg: Expone
     return y * positive + (1.0 - y) * negative + nan_if_any(gamma_pos, gamma_neg, margin)
 
 
-asymmetric = TunedEntries(_asymmetric, _asymmetric_slope)
+asymmetric = CpuProgram(_asymmetric, _asymmetric_slope)

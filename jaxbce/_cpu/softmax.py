@@ -7,41 +7,41 @@ import functools
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
 
 from jaxbce._core.numerics import nan_where
+from jaxbce._core.softmax import Labels, OneHot, Softmax, class_iota, sum_classes
 from jaxbce._cpu.elementwise import multiply_no_nan, splits_evenly
 
 _FEW: Final = 24
 """Classes that are faster one by one than together: ten in a third of the time, sixty-four in the same."""
 
 
-class TwoPasses:
-    """The statistics of `jaxbce._losses.categorical.OnePass`, with the maximum first.
+class TwoPasses(Softmax):
+    """The statistics of a softmax, the maximum first.
 
     The loops over the classes that a loss and its slope run side by side have a scale each, a power of two: where two
     of them share a subexpression, even the mere broadcast of max(x), XLA stores it in the size of the logits, and is
     several times slower.
     """
 
-    def __init__(self, x: Array, labels: Any, axis: int) -> None:
-        """Find the maximum and S; what else is asked for is computed then."""
+    def __init__(self, x: Array, labels: Labels, axis: int) -> None:
+        """Compute the maximum and S; the rest is lazy."""
         self.x, self.labels, self.axis = x, labels, axis
-        self._max, self._overflow, self.rest = _softmax_stats(x, labels.one_hot, axis)
+        self._max, self._overflow, self.sum_exp_rest = _softmax_stats(x, labels.one_hot, axis)
 
-    @property
     def dense_sum(self) -> Array:
-        return _total(self.labels.dense, self.axis)
+        assert self.labels.dense is not None
+        return sum_classes(self.labels.dense, self.axis)
 
-    @property
     def dense_cost(self) -> Array:
-        return _total(self._cost(self.labels.dense, self.x, 0.125), self.axis)
+        assert self.labels.dense is not None
+        return sum_classes(self._cost(self.labels.dense, self.x, 0.125), self.axis)
 
     def shifted(self, values: Array) -> Array:
         return _shift(values, self._max, 1.0) * self._overflow
@@ -50,11 +50,11 @@ class TwoPasses:
         # Let no distance overflow: its exponential is 0 at a finite one, too.
         return _shift(self.x, self._max, 0.25)
 
-    def cost(self, coefficients: Array, values: Array) -> Array:
-        return self._cost(coefficients, values, 1.0)
+    def cost(self, coefs: Array, values: Array) -> Array:
+        return self._cost(coefs, values, 1.0)
 
-    def _cost(self, coefficients: Array, values: Array, scale: float) -> Array:
-        return multiply_no_nan(coefficients, _shift(values, self._max, scale) * -self._overflow)
+    def _cost(self, coefs: Array, values: Array, scale: float) -> Array:
+        return multiply_no_nan(coefs, _shift(values, self._max, scale) * -self._overflow)
 
     def zero_where_masked(self, values: Array) -> Array:
         """Keep the values of all classes where the mask is True, and 0 elsewhere.
@@ -65,30 +65,20 @@ class TwoPasses:
         if self.labels.where is None:
             return values
         first = jnp.where(self.labels.where, 0, values.shape[self.axis])
-        return jnp.where(_numbers(values, self.axis, first.dtype) >= first, values, jnp.zeros_like(values))
-
-
-def _total(values: Array, axis: int) -> Array:
-    return jnp.sum(values, axis, keepdims=True)
+        return jnp.where(class_iota(values, self.axis, first.dtype) >= first, values, jnp.zeros_like(values))
 
 
 def _parts(x: Array, axis: int) -> list[tuple[Array, Array | float]]:
-    """The logits as they are computed, class by class or all at once, each part with the numbers of its classes."""
+    """Split the logits into single classes if they are few, each part with its class numbers."""
     classes, entries = x.shape[axis], x.size // jax.core.max_dim(x.shape[axis], 1)
     if isinstance(classes, int) and isinstance(entries, int) and classes <= _FEW and splits_evenly(entries):
         return [(jax.lax.index_in_dim(x, c, axis), float(c)) for c in range(classes)]
-    return [(x, _numbers(x, axis, x.dtype))]
-
-
-def _numbers(x: Array, axis: int, dtype: DTypeLike) -> Array:
-    """0, 1, ... along the axis of the classes."""
-    numbers = jnp.arange(x.shape[axis], dtype=dtype)
-    return numbers.reshape([x.shape[a] if a == axis else 1 for a in range(x.ndim)])
+    return [(x, class_iota(x, axis, x.dtype))]
 
 
 def _sum(terms: Iterable[Array], axis: int) -> Array:
     """The sum over the classes of all parts."""
-    return functools.reduce(operator.add, (_total(term, axis) for term in terms))
+    return functools.reduce(operator.add, (sum_classes(term, axis) for term in terms))
 
 
 def _shift(x: Array, maximum: Array, scale: float) -> Array:
@@ -97,7 +87,7 @@ def _shift(x: Array, maximum: Array, scale: float) -> Array:
     return (jnp.minimum(maximum, scale * x) - maximum) / scale
 
 
-def _softmax_stats(x: Array, one_hot: Any, axis: int) -> tuple[Array, Array, Array]:
+def _softmax_stats(x: Array, one_hot: OneHot | None, axis: int) -> tuple[Array, Array, Array]:
     """The maximum, or the largest finite number of its sign; the factor of distances to it; and S.
 
     The factor makes distances to an infinite maximum overflow to inf. With a class index S takes one exponential of

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxbce._core.arrays import ArrayLike, Axis, Reduction
-from jaxbce._core.elementwise import elementwise
+from jaxbce._core.elementwise import Loss
 from jaxbce._core.numerics import define_partials, half_weights, magnitude, multiply_no_nan, nan_unless
 from jaxbce._cpu import elementwise as cpu
 from jaxbce._validate.arguments import validate_elementwise
@@ -82,7 +82,7 @@ def bce_with_logits(x: Array, y: Array, pos_weight: Array | None = None) -> Arra
     return multiply_no_nan(jnp.where(x > 0.0, b, a), magnitude(x)) + both * jnp.log1p(jnp.exp(-magnitude(x)))
 
 
-bce_with_logits_core = elementwise(safe_prediction=0.0, cpu=cpu.bce_with_logits)(bce_with_logits)
+bce_with_logits_core = Loss(bce_with_logits, safe_prediction=0.0, cpu=cpu.bce_with_logits)
 
 
 def binary_cross_entropy(
@@ -217,4 +217,4 @@ define_partials(
     lambda t, _, p, y, w: -y * _clamped_log(p) * t,
 )
 
-_bce_core = elementwise(safe_prediction=0.5, cpu=cpu.bce)(_bce)
+_bce_core = Loss(_bce, safe_prediction=0.5, cpu=cpu.bce)

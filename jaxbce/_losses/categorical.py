@@ -1,35 +1,18 @@
-"""Cross-entropy over mutually exclusive classes.
+"""Cross-entropy over mutually exclusive classes."""
 
-    ℓ(x, a) = -Σ_c a_c·log p_c,    p_c = exp(x_c) / Σ_k exp(x_k)
-            = A·log1p(S) + T
-
-with A = Σ_c a_c, T = Σ_c a_c·(max(x) - x_c) and S = Σ_{c not the maximum} exp(x_c - max(x)).
-
-For a ≥ 0 every term is non-negative, so nothing cancels. The 1 that the maximum contributes to the sum of exponentials
-stays out of S, so that a sure prediction keeps its small loss: log(1 + S) would be 0 from S = 6e-8 on. Of k equal
-maxima, k - 1 count in S. 1 - p_c of the maximum is S/(1 + S) for the same reason.
-
-The coefficients a are those of `Labels`: a dense part and a value at one class, which no one-hot array need hold. An
-infinite maximum is a certain class. Several of them, or -inf in every class, are no distribution: NaN.
-"""
-
-import dataclasses
 import functools
-import math
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from jaxbce._core import arrays
 from jaxbce._core.arrays import Arguments, ArrayLike, Axis, Reduction
 from jaxbce._core.indices import Ignored, is_ignored, is_out_of_bounds
-from jaxbce._core.numerics import apply_weight, nan_unless, nan_where, zero_where_masked
-from jaxbce._core.program import Program, bind, jit
+from jaxbce._core.numerics import nan_unless, nan_where, zero_where_masked
+from jaxbce._core.program import jit
+from jaxbce._core.softmax import Labels, OneHot, expand_class, softmax_losses
 from jaxbce._cpu import elementwise as cpu
 from jaxbce._cpu.softmax import TwoPasses
 from jaxbce._validate.arguments import as_integer, as_real, check_domain, check_indices, validate, validate_reduction
@@ -176,7 +159,7 @@ def _cross_entropy_core(
     if w is not None:
         w = arrays.nan_outside_domain(jax.lax.convert_element_type(w, logits.dtype), "class_weight")
         w = nan_unless(jnp.all(jnp.isfinite(w)), w)  # Also where the label is of a class whose weight is in order.
-        w = _along(w, logits, class_axis)
+        w = expand_class(w, logits, class_axis)
     if s is not None:
         s = arrays.nan_outside_domain(jax.lax.convert_element_type(s, logits.dtype), "label_smoothing")
     if indices:
@@ -184,7 +167,7 @@ def _cross_entropy_core(
         labels, weight = _from_indices(logits, index, where, w, s, class_axis, ignored)
     else:
         labels, weight = _from_probs(logits, given.labels, where, w, s, class_axis)
-    losses = _softmax_losses(logits, labels, class_axis)
+    losses = softmax_losses(logits, labels, class_axis, TwoPasses)
     weight, where = (None if array is None else jnp.squeeze(array, class_axis) for array in (weight, labels.where))
     return arrays.reduce(losses, weight, where, axis, reduction)
 
@@ -197,7 +180,7 @@ def _from_indices(
     s: Array | None,
     class_axis: int,
     ignored: Ignored,
-) -> tuple["Labels", Array | None]:
+) -> tuple[Labels, Array | None]:
     """The coefficients of class indices, and the weight of each entry before smoothing."""
     classes = logits.shape[class_axis]
     if ignored is not None:
@@ -212,7 +195,7 @@ def _from_indices(
     value, dense = (nan_if_outside if weight is None else weight * nan_if_outside), None
     if s is not None:
         # y·(1 - s) + s/C, once for the label and once for every class.
-        value, dense = value * (1.0 - s), _along(jnp.broadcast_to(s / classes, (classes,)), logits, class_axis)
+        value, dense = value * (1.0 - s), expand_class(jnp.broadcast_to(s / classes, (classes,)), logits, class_axis)
         dense = dense if w is None else w * dense
     weight = None if weight is None else zero_where_masked(weight, where)
     return Labels(dense, OneHot(zero_where_masked(value, where), index), where), weight
@@ -220,7 +203,7 @@ def _from_indices(
 
 def _from_probs(
     logits: Array, probs: Array, where: Array | None, w: Array | None, s: Array | None, class_axis: int
-) -> tuple["Labels", Array]:
+) -> tuple[Labels, Array]:
     """The coefficients of class probabilities, and the weight of each entry before smoothing."""
     # Guard bools too, for the reason that `prepare` has.
     probs = arrays.cast_and_fill(probs, logits, None if where is None else arrays.broadcast_like(where, logits), 0.0)
@@ -233,320 +216,5 @@ def _from_probs(
     def weighted(probs: Array) -> Array:
         return probs if w is None else arrays.broadcast_like(w, probs) * probs
 
-    dense = weighted(probs if s is None else arrays.smooth(probs, s, logits.shape[class_axis]))
+    dense = weighted(probs if s is None else arrays.smooth_labels(probs, s, logits.shape[class_axis]))
     return Labels(dense, None, where), jnp.expand_dims(arrays.sum_of(weighted(probs), (class_axis,)), class_axis)
-
-
-# --- Labels and the statistics of a softmax -----------------------------------------------------------------------
-
-
-class OneHot(NamedTuple):
-    """The coefficient `value` of the class `label` of each entry. Arrays of the rank of the logits, with one class."""
-
-    value: Array
-    label: Array
-
-
-class Labels(NamedTuple):
-    """The coefficients a, as the sum of the parts that are there, and which entries are included.
-
-    The mask has the rank of the logits, with one class. Where it is False, loss and derivatives are 0.
-    """
-
-    dense: Array | None
-    one_hot: OneHot | None
-    where: Array | None
-
-
-class OnePass:
-    """The maximum, S, and A and T of the dense part, in one reduction, which reads the logits once.
-
-    Arrays have one class, unless it is said. `rest` is S; `dense_sum` and `dense_cost` are A and T of the dense labels.
-    """
-
-    def __init__(self, x: Array, labels: Labels, axis: int) -> None:
-        """Reduce over the classes."""
-        self.x, self.labels, self.axis = x, labels, axis
-        zeros = jnp.zeros_like(x)
-        dense = zeros if labels.dense is None else jnp.broadcast_to(labels.dense, x.shape)
-        start = [jnp.asarray(value, x.dtype) for value in (-jnp.inf, 0.0, 0.0, 0.0)]
-        parts = jax.lax.reduce([x, zeros, dense, zeros], start, _join, [axis])
-        self._maximum, rest, self.dense_sum, self.dense_cost = (jnp.expand_dims(part, axis) for part in parts)
-        self.rest = nan_where(self._maximum == -jnp.inf, rest)
-
-    def shifted(self, values: Array) -> Array:
-        """Logits, of one class or all, minus the maximum: ≤ 0, and 0 for an infinite maximum."""
-        return jnp.where(values == self._maximum, 0.0, values - self._maximum)
-
-    def all_shifted(self) -> Array:
-        """The logits of all classes minus the maximum, for what is not reduced over them."""
-        return self.shifted(self.x)
-
-    def cost(self, coefficients: Array, values: Array) -> Array:
-        """a·(max(x) - v) for coefficients and logits."""
-        return apply_weight(coefficients, -self.shifted(values))
-
-    def zero_where_masked(self, values: Array) -> Array:
-        """Values of all classes, and 0 for the entries that the mask leaves out."""
-        return zero_where_masked(values, self.labels.where)
-
-
-Softmax: TypeAlias = OnePass | TwoPasses
-
-
-def _join(left: list[Array], right: list[Array]) -> tuple[Array, ...]:
-    """(max, S, A, T) of two sets of classes together, from those of each."""
-    left_is_greater = left[0] >= right[0]
-    greater, lesser = (
-        [jnp.where(left_is_greater, *pair) for pair in zip(*sides, strict=True)]
-        for sides in ((left, right), (right, left))
-    )
-    # Give -inf, which is the start, too, no exponential.
-    factor = jnp.where(lesser[0] == -jnp.inf, 0.0, jnp.exp(lesser[0] - greater[0]))
-    distance = jnp.where(lesser[0] == greater[0], 0.0, greater[0] - lesser[0])
-    return (
-        # Take no select: NaN is greater than nothing.
-        jnp.maximum(left[0], right[0]),
-        greater[1] + factor * (1.0 + lesser[1]),
-        greater[2] + lesser[2],
-        greater[3] + lesser[3] + apply_weight(lesser[2], distance),
-    )
-
-
-# --- The loss and its derivatives, closed under differentiation ---------------------------------------------------
-
-
-class _Moving(NamedTuple):
-    """Arguments and tangents, of which None is 0; beside a loss its slope."""
-
-    x: Array
-    labels: Labels
-    axis: int
-    x_tangent: Array | None
-    dense_tangent: Array | None
-    value_tangent: Array | None
-    slope: Array | None
-
-
-def _softmax_losses(x: Array, labels: Labels, axis: int) -> Array:
-    """ℓ(x, a), without the axis of the classes."""
-    shape = x.shape
-    if len(shape) >= 7:
-        # Unite the axes around the classes: jaxlib 0.10.2 crashes on sums over them at rank 7 and above (jax#40412).
-        def united(array: Array) -> Array:
-            return array.reshape(math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :]))
-
-        (loss,) = _call([_LOSS], united(x), jax.tree.map(united, labels), 1)
-    else:
-        (loss,) = _call([_LOSS], x, labels, axis)
-    return loss.reshape(*shape[:axis], *shape[axis + 1 :])
-
-
-def _loss(softmax: Softmax) -> Array:
-    labels = softmax.labels
-    loss = _sum_of_coefficients(softmax) * jnp.log1p(softmax.rest)
-    if labels.dense is not None:
-        loss += softmax.dense_cost
-    if labels.one_hot is not None:
-        loss += softmax.cost(labels.one_hot.value, _at_class(softmax.x, labels.one_hot.label, softmax.axis))
-    return zero_where_masked(loss, labels.where)
-
-
-def _change_of_loss(moving: _Moving) -> Array:
-    x, labels, axis, x_tangent, dense, value, slope = moving
-    terms = [] if x_tangent is None or slope is None else [_total(slope * x_tangent, axis)]
-    if dense is not None or value is not None:
-        (each,) = _call([_NEGATIVE_LOG_SOFTMAX], x, Labels(None, None, labels.where), axis)
-        terms += [] if dense is None else [_total(each * dense, axis)]
-        terms += (
-            [] if value is None or labels.one_hot is None else [_at_class(each, labels.one_hot.label, axis) * value]
-        )
-    # Mask the tangent too: it may be NaN.
-    return zero_where_masked(functools.reduce(operator.add, terms), labels.where)
-
-
-def _slope(softmax: Softmax) -> Array:
-    """∂ℓ/∂x_c = A·p_c - a_c = (A - a_c)·p_c - a_c·(1 - p_c), where no 1 - 1 loses the tail.
-
-    With S + 1 as the common denominator, p_c is what the class itself adds to the sum, 1 - p_c the `rest` of it.
-    """
-    x, labels, axis = softmax.x, softmax.labels, softmax.axis
-    shifted, every = softmax.all_shifted(), 1.0 + softmax.rest
-    if labels.dense is None and labels.one_hot is not None:
-        value, label = labels.one_hot
-        rest = softmax.rest - (jnp.exp(softmax.shifted(_at_class(x, label, axis))) - 1.0)
-        slope = jnp.where(_is_label(x, label, axis), -value * (rest / every), value / every * jnp.exp(shifted))
-        return softmax.zero_where_masked(slope)
-    own = jnp.exp(shifted)
-    rest = jnp.where(shifted == 0.0, softmax.rest, every - own)
-    coefficients = _coefficients(labels, x, axis)
-    return softmax.zero_where_masked(
-        ((_sum_of_coefficients(softmax) - coefficients) * own - coefficients * rest) / every
-    )
-
-
-def _change_of_slope(moving: _Moving) -> Array:
-    x, labels, axis, x_tangent, dense, value, _ = moving
-    terms = []
-    if x_tangent is not None:
-        parts = [] if labels.dense is None else [_total(labels.dense, axis)]
-        parts += [] if labels.one_hot is None else [labels.one_hot.value]
-        terms += [functools.reduce(operator.add, parts) * _change_of_softmax(moving)]
-    if dense is not None or value is not None:
-        one_hot = None if value is None or labels.one_hot is None else OneHot(value, labels.one_hot.label)
-        moved = _coefficients(Labels(dense, one_hot, None), x, axis)
-        (p,) = _call([_SOFTMAX], x, labels, axis)
-        terms += [p * _total(moved, axis) - moved]
-    return zero_where_masked(functools.reduce(operator.add, terms), labels.where)
-
-
-def _negative_log_softmax(softmax: Softmax) -> Array:
-    """∂ℓ/∂a_c = -log p_c."""
-    return softmax.zero_where_masked(jnp.log1p(softmax.rest) - softmax.shifted(softmax.x))
-
-
-def _change_of_negative_log_softmax(moving: _Moving) -> Array:
-    x, labels, axis, direction, *_ = moving
-    assert direction is not None  # There is no other argument that could move.
-    (p,) = _call([_SOFTMAX], x, labels, axis)
-    return zero_where_masked(_total(p * direction, axis) - direction, labels.where)
-
-
-def _softmax(softmax: Softmax) -> Array:
-    """p_c."""
-    return softmax.zero_where_masked(jnp.exp(softmax.all_shifted()) / (1.0 + softmax.rest))
-
-
-def _change_of_softmax(moving: _Moving) -> Array:
-    """Σ_k ∂p_c/∂x_k·d_k = p_c·(d_c - Σ_k p_k·d_k).
-
-    What is added to every d_k makes no difference, so that d is taken relative to its mean over the maxima, where p_c
-    may be next to 1 and d_c - Σ_k p_k·d_k would cancel.
-    """
-    x, labels, axis, direction, *_ = moving
-    assert direction is not None
-    p, top = _call([_SOFTMAX, _TOP], x, labels, axis)
-    relative = direction - _total(top * direction, axis) / jnp.maximum(_total(top, axis), 1.0)
-    return p * (relative - _total(p * relative, axis))
-
-
-def _top(softmax: Softmax) -> Array:
-    """1 at the maxima, and 0 elsewhere."""
-    return (softmax.all_shifted() == 0.0).astype(softmax.x.dtype)
-
-
-def _change_of_top(moving: _Moving) -> Array:
-    return jnp.zeros_like(moving.x)
-
-
-# --- As programs --------------------------------------------------------------------------------------------------
-
-
-class _Function(NamedTuple):
-    """A function of logits and labels, its derivative, and whether its result has one class or all."""
-
-    formula: Callable[[Softmax], Array]
-    change: Callable[[_Moving], Array]
-    one_class: bool = False
-
-
-_LOSS = _Function(_loss, _change_of_loss, one_class=True)
-_SLOPE = _Function(_slope, _change_of_slope)
-_NEGATIVE_LOG_SOFTMAX = _Function(_negative_log_softmax, _change_of_negative_log_softmax)
-_SOFTMAX = _Function(_softmax, _change_of_softmax)
-_TOP = _Function(_top, _change_of_top)
-
-
-def _call(functions: Sequence[_Function], x: Array, labels: Labels, axis: int) -> list[Array]:
-    leaves, structure = jax.tree.flatten((x, labels))
-    return bind(_Rows(tuple(functions), structure, axis), *leaves)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows(Program):
-    """Functions of logits and labels as a program of their leaves, all of the rank of the logits."""
-
-    functions: tuple[_Function, ...]
-    structure: Any
-    axis: int
-
-    def __repr__(self) -> str:
-        return f"{', '.join(function.formula.__name__.strip('_') for function in self.functions)}; axis={self.axis}"
-
-    def plain(self, *leaves: Array) -> list[Array]:
-        x, labels = jax.tree.unflatten(self.structure, leaves)
-        softmax = OnePass(x, labels, self.axis)
-        return [function.formula(softmax) for function in self.functions]
-
-    def cpu(self, *leaves: Array) -> list[Array]:
-        # Give each statistics of its own: XLA would store what two of them shared.
-        x, labels = jax.tree.unflatten(self.structure, leaves)
-        return [function.formula(TwoPasses(x, labels, self.axis)) for function in self.functions]
-
-    def abstract_eval(self, x: Any, *_: Any) -> list[Any]:
-        return [arrays.replace_axis(x, self.axis, 1) if function.one_class else x for function in self.functions]
-
-    def jvp(self, leaves: Sequence[Array], tangents: dict[int, Array]) -> tuple[list[Array], list[Array]]:
-        x, labels = jax.tree.unflatten(self.structure, leaves)
-        x_tangent, change = jax.tree.unflatten(self.structure, [tangents.get(i) for i in range(len(leaves))])
-        value = None if change.one_hot is None else change.one_hot.value
-        # A loss and its slope are one program, which needs to read the logits for both once.
-        together = [*self.functions, *([_SLOPE] if _LOSS in self.functions and 0 in tangents else [])]
-        values = _call(together, x, labels, self.axis)
-        slope = values[-1] if together[-1] is _SLOPE else None
-        moving = _Moving(x, labels, self.axis, x_tangent, change.dense, value, slope)
-        return values[: len(self.functions)], [function.change(moving) for function in self.functions]
-
-    def batch(self, leaves: Sequence[Array], batched: tuple[bool, ...]) -> tuple[Program, Sequence[Array]]:
-        if not batched[0]:
-            return super().batch(leaves, batched)  # Broadcast logits would be stored.
-        size = leaves[0].shape[0]
-        every = [
-            leaf if is_batched else jnp.broadcast_to(leaf, (size, *leaf.shape))
-            for leaf, is_batched in zip(leaves, batched, strict=True)
-        ]
-        return dataclasses.replace(self, axis=self.axis + 1), every
-
-
-# --- Arrays of classes --------------------------------------------------------------------------------------------
-
-
-def _total(values: Array, axis: int) -> Array:
-    """The sum over the classes, as an array with one class."""
-    return jnp.sum(values, axis, keepdims=True)
-
-
-def _at_class(values: Array, index: Array, axis: int) -> Array:
-    """The value of one class for each entry. The index is within bounds, and this spares the looking."""
-    return jnp.take_along_axis(values, index, axis, mode="promise_in_bounds")
-
-
-def _along(by_class: Array, x: Array, axis: int) -> Array:
-    """A value for each class, as an array of the rank of x, with one entry."""
-    return by_class.reshape([x.shape[a] if a == axis else 1 for a in range(x.ndim)])
-
-
-def _numbered(x: Array, axis: int, dtype: DTypeLike) -> Array:
-    """0, 1, ... along the axis of the classes."""
-    return _along(jnp.arange(x.shape[axis], dtype=dtype), x, axis)
-
-
-def _is_label(x: Array, label: Array, axis: int) -> Array:
-    return _numbered(x, axis, label.dtype) == label
-
-
-def _sum_of_coefficients(softmax: Softmax) -> Array:
-    """A."""
-    labels = softmax.labels
-    parts = [] if labels.dense is None else [softmax.dense_sum]
-    parts += [] if labels.one_hot is None else [labels.one_hot.value]
-    return functools.reduce(operator.add, parts)
-
-
-def _coefficients(labels: Labels, x: Array, axis: int) -> Array:
-    """a_c, compared on the fly in whatever loop reads it."""
-    dense = jnp.zeros_like(x) if labels.dense is None else labels.dense
-    if labels.one_hot is None:
-        return dense
-    value, label = labels.one_hot
-    return dense + jnp.where(_is_label(x, label, axis), value, jnp.zeros_like(value))

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbce._core.arrays import ArrayLike, Axis, Reduction
-from jaxbce._core.elementwise import elementwise
+from jaxbce._core.elementwise import Loss
 from jaxbce._core.numerics import (
+    SATURATION,
     Exponent,
     define_partials,
     divide_no_nan,
@@ -20,9 +21,6 @@ from jaxbce._core.numerics import (
 from jaxbce._cpu import elementwise as cpu
 from jaxbce._losses.binary import bce_with_logits
 from jaxbce._validate.arguments import validate_elementwise
-
-_FAR = 1e4
-"""A logit at which the probability of being wrong has long been 0 or 1 in every dtype."""
 
 
 def sigmoid_focal_loss(
@@ -82,15 +80,17 @@ def sigmoid_focal_loss(
     """
     common = weight, label_smoothing, where, axis, reduction
     given, axes = validate_elementwise("sigmoid_focal_loss", "logits", logits, labels, common, gamma=gamma, alpha=alpha)
-    return _focal(given, axes, reduction)
+    return _focal_core(given, axes, reduction)
 
 
 # Leave the derivative to autodiff: u^γ·(γ·u'/u·ℓ + p - y), in which `power` divides by u last.
-@elementwise(safe_prediction=0.0, cpu=cpu.focal, far=_FAR)
 def _focal(x: Array, y: Array, *, gamma: Exponent, alpha: Array | None) -> Array:
     p, q = sigmoids(x)
     loss = multiply_no_nan(power(y * q + (1.0 - y) * p, gamma, y * p + (1.0 - y) * q), bce_with_logits(x, y))
     return loss if alpha is None else multiply_no_nan(alpha * y + (1.0 - alpha) * (1.0 - y), loss)
+
+
+_focal_core = Loss(_focal, safe_prediction=0.0, cpu=cpu.focal, saturation=SATURATION)
 
 
 def asymmetric_loss(
@@ -152,10 +152,9 @@ def asymmetric_loss(
     common = weight, label_smoothing, where, axis, reduction
     parameters = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "margin": margin}
     given, axes = validate_elementwise("asymmetric_loss", "logits", logits, labels, common, **parameters)
-    return _asymmetric(given, axes, reduction)
+    return _asymmetric_core(given, axes, reduction)
 
 
-@elementwise(safe_prediction=0.0, cpu=cpu.asymmetric, far=_FAR)
 def _asymmetric(x: Array, y: Array, *, gamma_pos: Exponent, gamma_neg: Exponent, margin: Array) -> Array:
     p, q = sigmoids(x)
     u = jnp.where(p > margin, p - margin, 0.0)
@@ -198,3 +197,5 @@ define_partials(
     lambda t, _, x, m: _beyond_margin(x, m) * sigmoid(x) * _share(x, m) * t,
     lambda t, _, x, m: -_beyond_margin(x, m) * divide_no_nan(t, sigmoid(-x) + m),
 )
+
+_asymmetric_core = Loss(_asymmetric, safe_prediction=0.0, cpu=cpu.asymmetric, saturation=SATURATION)

@@ -249,7 +249,7 @@ def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:
     hot = multi_hot(given["positives"] - start, logits.shape[1]) if "positives" in given else given["labels"]
     own = {"pos_weight": given.get("pos_weight")}
     entries = Arguments(logits, hot, own, given.get("weight"), given.get("label_smoothing"), None)
-    losses = bce_with_logits_core.entries(entries, None, in_cache=True)
+    losses = bce_with_logits_core.per_entry(entries, None, in_cache=True)
     return apply_weight(given["example_weight"], jnp.sum(losses, 1))
 
 
