@@ -6,11 +6,11 @@ Two classes, or many labels that are on or off independently
     `sigmoid_focal_loss`: easy examples count less.
     `asymmetric_loss`: the same with an exponent for each kind of label, and a margin for the negatives.
 
-Classes of which exactly one holds
+Mutually exclusive classes
     `cross_entropy`: of class indices or class probabilities.
 
-Labels by the hundred thousand, of which few are on
-    `sparse_binary_cross_entropy_with_logits`: the labels that are on are named by their indices.
+Extreme multi-label: labels by the hundred thousand
+    `sparse_binary_cross_entropy_with_logits`: the positives are given by their indices.
     `linear_binary_cross_entropy`: of features and a kernel, where the logits do not fit in memory.
 
 All pairs of two batches

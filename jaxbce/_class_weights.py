@@ -129,5 +129,5 @@ def _effective_number(n: Array, beta: Array, c: Array) -> Array:
     inner_beta, inner_c = (jnp.where(is_end, 0.5, value) for value in (beta, c))
     # Write -log β as log1p(c/β): log1p of a negative argument is off by 128 ulp in float64 (jax#39707).
     inside = -jnp.expm1(-n * jnp.log1p(inner_c / inner_beta)) / inner_c
-    # Let the derivative by β be NaN at the ends, where the select has none: that of √0 is infinite.
+    # Make the derivative by β NaN at the ends, where the select would give 0: √0 has an infinite slope.
     return jnp.where(is_end, jnp.where(c == 0.0, n, 1.0), inside) + 0.0 * jnp.sqrt(beta * c)

@@ -36,7 +36,7 @@ _RESHARD: Any = getattr(jax.sharding, "reshard", None) or importlib.import_modul
 
 
 class Arguments(NamedTuple):
-    """The arrays of a loss; `parameters` are those of its own, by their public names."""
+    """The arrays of a loss; `parameters` maps the arguments that it alone has, by their public names."""
 
     predictions: Array
     labels: Array
@@ -66,7 +66,7 @@ def broadcast_like(value: Array, like: Like) -> Array:
 
 
 def replace_axis(aval: Any, axis: int, *sizes: int) -> Any:
-    """The type of an array that has axes of these sizes, if any, in the place of one axis."""
+    """Replace one axis of an abstract value by axes of the given sizes, or by none."""
     spec = [*aval.sharding.spec[:axis], *[None] * len(sizes), *aval.sharding.spec[axis + 1 :]]
     sharding = jax.sharding.NamedSharding(aval.sharding.mesh, jax.sharding.PartitionSpec(*spec))
     return aval.update(shape=(*aval.shape[:axis], *sizes, *aval.shape[axis + 1 :]), sharding=sharding)
@@ -91,7 +91,7 @@ Guard: TypeAlias = Callable[[Array, str], Array]
 
 
 def nan_outside_domain(value: Array, name: str) -> Array:
-    """Replace `value` by NaN outside the domain of the argument `name`, where a transform hides it from checks."""
+    """Replace `value` by NaN outside the domain of the argument `name`: a traced value cannot raise."""
     return nan_unless((value >= 0.0) & (value <= 1.0 if name in UNIT_INTERVAL else value < np.inf), value)
 
 
@@ -143,7 +143,7 @@ def reduce(
         nan_where(total == jnp.inf, jnp.where(is_zero, 0, 1 / jnp.where(is_zero, 1, total * small)))
     )
     entry_scale = jnp.expand_dims(entry_scale, range(losses.ndim) if axis is None else axis)
-    # Weigh by it: label smoothing may leave an infinite loss where all weight is 0, which is that of unsmoothed labels.
+    # Multiply by `apply_weight`: smoothing may leave an infinite loss at a total weight of 0.
     return small * apply_weight(
         sum_scale, sum_of(apply_weight(jnp.broadcast_to(entry_scale, losses.shape), losses), axis)
     )
@@ -152,9 +152,9 @@ def reduce(
 def _split_scale(scale: Array) -> tuple[Array, Array]:
     """Split the scale of a mean into a factor of the entries and a factor of their sum, of which one is 1.
 
-    Scale the entries on accelerators: the gradient would wait for a quotient of sums and read all arrays once more (on
-    H100 and TPU v5e a masked step moves 3.5 arrays so, and 5.75 otherwise). Scale the sum on CPUs, which would store
-    the scale in the size of the losses (1.6 times the time).
+    Scale the entries on accelerators: a scaled sum makes the gradient wait for the denominator, and a masked step moves
+    5.75 arrays on H100 and TPU v5e where it moves 3.5. Scale the sum on CPUs, where XLA would materialize the scale in
+    the size of the losses, which is 1.6 times slower.
     """
     one, scale = match_varying((jnp.ones_like(scale), scale))
     factors: tuple[Array, Array] = jax.lax.platform_dependent(
@@ -182,9 +182,9 @@ def divide_by_weight(total: Array, weight: Array) -> Array:
     """Total / weight; 0, with zero gradient by the total, at a weight of 0; NaN at an infinite weight."""
     is_zero = weight == 0
     quotient = total / jnp.where(is_zero, 1, weight)
-    # Label smoothing leaves a total where the weight, which is that of unsmoothed labels, is 0.
-    left = is_zero & (quotient != 0) & ~jnp.isnan(quotient)
-    return nan_where(weight == jnp.inf, jnp.where(left, 0, quotient))
+    # Return 0 where smoothing leaves a total at a weight of 0.
+    smoothed = is_zero & (quotient != 0) & ~jnp.isnan(quotient)
+    return nan_where(weight == jnp.inf, jnp.where(smoothed, 0, quotient))
 
 
 def sum_of(values: Array, axis: tuple[int, ...] | None, dtype: DTypeLike | None = None) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 PADDING: Final = "padding"
-"""Says that negative indices, which fill a row, are ignored."""
+"""Ignores negative indices: they pad rows."""
 
 Ignored: TypeAlias = int | Literal["padding"] | None
 """The index that is ignored: one integer, every negative one, or none."""
@@ -42,8 +42,8 @@ def is_out_of_bounds(indices: Array, number: int, ignored: Ignored = None) -> Ar
 
 
 _COMPARED: Final = 12
-"""The most indices of an example that are compared with every label, which stores nothing. From 16 on the compiler for
-TPU stores the comparisons."""
+"""The most indices of an example that are compared with every label. From 16 on XLA for TPU materializes the
+comparisons."""
 
 
 def multi_hot(positives: Array, labels: int) -> Array:

@@ -60,7 +60,7 @@ def zero_where_masked(value: Array, where: Array | None) -> Array:
 
 @jax.custom_jvp
 def multiply_no_nan(factor: Array, value: Array) -> Array:
-    """factor·value with 0·inf = 0, in every derivative too: for formulas that are differentiated entry by entry."""
+    """factor·value with 0·inf = 0, in every derivative too: for formulas, which take a JVP by the entry."""
     return factor * jnp.where((factor == 0.0) & jnp.isinf(value), 0.0, value)
 
 
@@ -73,7 +73,7 @@ define_partials(
 
 @jax.custom_jvp
 def apply_weight(weight: Array, value: Array) -> Array:
-    """weight·value with 0·inf = 0, and a derivative that is linear in the tangent, so that it can be transposed."""
+    """weight·value with 0·inf = 0, whose derivative can be transposed, unlike that of `multiply_no_nan`."""
     return multiply_no_nan(weight, value)
 
 
@@ -143,7 +143,7 @@ SATURATION = 1e4
 
 
 def magnitude(x: Array) -> Array:
-    """|x|, with the slope -1 at 0, where that of `abs` is 0."""
+    """|x| with slope -1 at 0, where `abs` has 0, so that softplus has slope 1/2 there."""
     return jnp.where(x > 0.0, x, -x)
 
 
@@ -167,11 +167,11 @@ def softplus(x: Array) -> Array:
 # --- The two halves of a binary loss ------------------------------------------------------------------------------
 
 
-def half_weights(y: Array, pos_weight: Array | None) -> tuple[Array, Array]:
+def label_coefs(y: Array, pos_weight: Array | None) -> tuple[Array, Array]:
     """The factors a = w·y and b = 1 - y of the losses of label 1 and label 0."""
     return (y if pos_weight is None else pos_weight * y), 1.0 - y
 
 
-def nan_if_any(*parameters: Exponent) -> Array | float:
-    """0, and NaN where a parameter is NaN: for losses of which each half has parameters of its own."""
+def zero_or_nan(*parameters: Exponent) -> Array | float:
+    """NaN where a parameter is NaN, else 0."""
     return sum(0.0 * value for value in parameters if not isinstance(value, StaticExponent))

@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def jit(*static_argnames: str) -> Callable[[Function], Function]:
-    """Decorate by `jax.jit`, which keeps no types: a call outside `jit` runs as one program, inside it is inlined."""
+    """Wrap `jax.jit` with types."""
     decorator: Any = functools.partial(jax.jit, static_argnames=static_argnames)
     return decorator  # type: ignore[no-any-return]  # the type that `jax.jit` does not tell
 
@@ -132,7 +132,7 @@ batching.fancy_primitive_batchers[_program_p] = _batch
 
 
 def match_varying(tree: Tree, axes: tuple[str, ...] = ()) -> Tree:
-    """Cast the arrays to vary over every mapped axis over which one of them varies, and over `axes`."""
+    """Cast all arrays to vary over `axes` and over the axes over which any of them varies."""
     leaves, structure = jax.tree.flatten(tree)
     # Ask the index of a device, too: it varies over an axis wherever that is tracked.
     varying = [_varying_axes(value) for value in (*leaves, *map(jax.lax.axis_index, axes))]

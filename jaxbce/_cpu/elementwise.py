@@ -17,9 +17,9 @@ from jaxbce._core.numerics import (
     Exponent,
     StaticExponent,
     divide_no_nan,
-    half_weights,
-    nan_if_any,
+    label_coefs,
     power,
+    zero_or_nan,
     zero_where_masked,
 )
 
@@ -56,7 +56,7 @@ class CpuProgram:
         like, reduced = given.predictions, program.reduction_size
         # A mask is a select.
         fused = self.fused if given.where is None and _fuse_into_reduction(like.size, reduced) else None
-        # Materialize losses beside a gradient, which takes over their memory: not if it is narrower than they are, nor
+        # Materialize the losses beside a gradient, which reuses their buffer: not if it is narrower than they are, nor
         # where a loop of their own is slow.
         beside = fused is None or (like.dtype == compute_dtype(like) and splits_evenly(like.size))
         materialized = reduced is not None and beside
@@ -84,9 +84,9 @@ class CpuProgram:
         XLA would compute once what it has in common with the losses, a label that both convert, even the broadcast of a
         1, and store it in the size of the logits, which costs more than to compute it twice.
         """
-        # Give arguments a leading axis: the barrier does not cover constants, and XLA would share the broadcast of a 1
-        # of the same shape. Materialized losses share none with a reduction, and a loop that changes the shape takes
-        # over no memory: without the axis a step of two layers takes 0.5 to 0.8 of the time.
+        # Add a leading axis: the barrier does not cover constants, and XLA would CSE the broadcast of a 1. Add none to
+        # materialized losses, whose buffer a loop of another shape cannot reuse: a step of two layers takes 0.5 to 0.8
+        # of the time.
         shape = given.predictions.shape
         leaves, structure = jax.tree.flatten(given)
         if not program.in_cache:
@@ -173,7 +173,7 @@ def multiply_no_nan(factor: Array, value: Array) -> Array:
 
     The cap |factor·max|·max, with the largest finite number, is 0 at factor 0 and inf above; of a subnormal factor,
     which XLA takes for 0, it may be finite. The absolute value changes nothing, but keeps the compiler from
-    multiplying max·max out to inf, and 0·inf is NaN. The sign of the factor says the same and takes twice as long.
+    multiplying max·max out to inf, and 0·inf is NaN. `sign(factor)` would serve, and is twice as slow.
     """
     largest = float(np.finfo(factor.dtype).max)
     return factor * jnp.minimum(jnp.abs(factor * largest) * largest, value)
@@ -229,7 +229,6 @@ def _bce_with_logits(
 
     A weight of the loss multiplies the two parts: to keep 0·inf out of one of them is enough.
     """
-    # Begin with the logarithm: XLA computes in this order, and keeps least meanwhile, 0.95 of the time.
     log_term, sign = _log1p_exp(x, fused=fused), jnp.sign(x)
     # The coefficient of |x| is b where x > 0 and a where x < 0.
     if pos_weight is None:
@@ -246,7 +245,7 @@ def _bce_with_logits(
 
 def _bce_with_logits_slope(x: Array, y: Array, pos_weight: Array | None = None) -> Array:
     """b·σ(x) - a·σ(-x), from q = σ(-|x|) alone: 1 - q would lose the tail."""
-    a, b = half_weights(y, pos_weight)
+    a, b = label_coefs(y, pos_weight)
     q = _lesser_sigmoid(x) if pos_weight is None else (a + b) * _lesser_sigmoid(x)
     return jnp.where(x >= 0.0, b - q, q - a)
 
@@ -302,8 +301,8 @@ def _bce(p: Array, y: Array, pos_weight: Array | None = None, weight: Array | No
 
     The loss is finite except where 100·w overflows: no 0·inf has to be kept out of the product with the weight.
     """
-    # Use PyTorch's form, one operation shorter than with 1 - y: a certain and right positive costs -0, as there.
-    loss = (y - 1.0) * _log_complement(p) - half_weights(y, pos_weight)[0] * _clamp(jnp.log(p), p)
+    # Use PyTorch's form, one operation shorter than with 1 - y: a confident and right positive costs -0, as there.
+    loss = (y - 1.0) * _log_complement(p) - label_coefs(y, pos_weight)[0] * _clamp(jnp.log(p), p)
     return loss if weight is None else weight * loss
 
 
@@ -362,7 +361,7 @@ def _asymmetric(x: Array, y: Array, gamma_pos: Exponent, gamma_neg: Exponent, ma
     positive = _modulated(x, jnp.ones_like(y), gamma_pos)
     negative = multiply_no_nan(power(jnp.maximum(p - margin, 0.0), gamma_neg), _shifted_softplus(x, p, margin))
     halves = multiply_no_nan(y, positive) + multiply_no_nan(1.0 - y, negative)
-    return halves + nan_if_any(gamma_pos, gamma_neg, margin)
+    return halves + zero_or_nan(gamma_pos, gamma_neg, margin)
 
 
 def _asymmetric_slope(x: Array, y: Array, gamma_pos: Exponent, gamma_neg: Exponent, margin: Array) -> Array:
@@ -374,7 +373,7 @@ def _asymmetric_slope(x: Array, y: Array, gamma_pos: Exponent, gamma_neg: Expone
     own = (p > margin).astype(x.dtype) * p * share
     change = _as_factor(gamma_neg) * divide_no_nan(p * q, u) * _shifted_softplus(x, p, margin)
     negative = power(u, gamma_neg) * (change + own)
-    return y * positive + (1.0 - y) * negative + nan_if_any(gamma_pos, gamma_neg, margin)
+    return y * positive + (1.0 - y) * negative + zero_or_nan(gamma_pos, gamma_neg, margin)
 
 
 asymmetric = CpuProgram(_asymmetric, _asymmetric_slope)

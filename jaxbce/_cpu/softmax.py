@@ -117,6 +117,6 @@ def _softmax_stats(x: Array, one_hot: OneHot | None, axis: int) -> tuple[Array, 
     # The least distance below the largest number, times its root, overflows; what a compiler makes of the root and the
     # other factors of a distance does not.
     overflow = jnp.where(maximum == jnp.inf, math.sqrt(largest), jnp.ones_like(maximum))
-    # S is 0 or NaN where it is not divided by 1. XLA computes a division once for all that need it, and otherwise
-    # would store the exponentials that S is made of, and add them up for each.
+    # Divide by 1, or by the root where S is 0 or NaN, to block fusion: XLA would otherwise store the exponentials and
+    # sum them once for each use of S.
     return finite_max, overflow, nan_where(undefined, sum_exp_rest) / overflow

@@ -1,4 +1,4 @@
-"""Losses of generative adversarial networks: binary cross-entropies of what a discriminator says."""
+"""Losses of generative adversarial networks."""
 
 import numpy as np
 from jax import Array
@@ -11,7 +11,7 @@ from jaxbce._validate.arguments import validate_elementwise
 def gan_discriminator_loss(
     real_logits: ArrayLike, fake_logits: ArrayLike, *, label_smoothing: ArrayLike = 0.0, reduction: Reduction = "mean"
 ) -> Array:
-    r"""The loss that a discriminator minimises: it tells real data from generated data.
+    r"""The loss of a discriminator, which tells real data from generated data.
 
     With D = σ(logits) and s = label_smoothing::
 
@@ -43,8 +43,8 @@ def gan_discriminator_loss(
         training GANs", NeurIPS 2016 (`label_smoothing`).
     """
     function = "gan_discriminator_loss"
-    real = _against(function, "real_logits", real_logits, 1, label_smoothing, reduction)
-    fake = _against(function, "fake_logits", fake_logits, 0, 0.0, reduction)
+    real = _bce_constant_label(function, "real_logits", real_logits, 1, label_smoothing, reduction)
+    fake = _bce_constant_label(function, "fake_logits", fake_logits, 0, 0.0, reduction)
     if real.shape != fake.shape:
         raise ValueError(
             f"{function}: under reduction='none' real_logits and fake_logits must have one shape, got "
@@ -54,7 +54,7 @@ def gan_discriminator_loss(
 
 
 def gan_generator_loss(fake_logits: ArrayLike, *, saturating: bool = False, reduction: Reduction = "mean") -> Array:
-    r"""The loss that a generator minimises: the discriminator is to call its data real.
+    r"""The loss of a generator, whose data the discriminator is to call real.
 
     With D = σ(fake_logits)::
 
@@ -85,11 +85,11 @@ def gan_generator_loss(fake_logits: ArrayLike, *, saturating: bool = False, redu
     function = "gan_generator_loss"
     if not isinstance(saturating, bool | np.bool_):
         raise TypeError(f"{function}: saturating must be True or False, got {saturating!r}.")
-    loss = _against(function, "fake_logits", fake_logits, 0 if saturating else 1, 0.0, reduction)
+    loss = _bce_constant_label(function, "fake_logits", fake_logits, 0 if saturating else 1, 0.0, reduction)
     return -loss if saturating else loss
 
 
-def _against(
+def _bce_constant_label(
     function: str, name: str, logits: ArrayLike, label: int, label_smoothing: ArrayLike, reduction: Reduction
 ) -> Array:
     """Binary cross-entropy of logits whose labels are all the same."""

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxbce._core.arrays import ArrayLike, Axis, Reduction
 from jaxbce._core.elementwise import Loss
-from jaxbce._core.numerics import define_partials, half_weights, magnitude, multiply_no_nan, nan_unless
+from jaxbce._core.numerics import define_partials, label_coefs, magnitude, multiply_no_nan, nan_unless
 from jaxbce._cpu import elementwise as cpu
 from jaxbce._validate.arguments import validate_elementwise
 
@@ -36,8 +36,8 @@ def binary_cross_entropy_with_logits(
     without weights.
 
     Domain:
-        Any logit. 0·inf is 0: a certain and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a
-        certain and wrong one costs inf with gradient 1 in size. NaN in gives NaN out.
+        Any logit. 0·inf is 0: a confident and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a
+        confident and wrong one costs inf with gradient 1 in size. NaN in gives NaN out.
 
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
@@ -77,7 +77,7 @@ def bce_with_logits(x: Array, y: Array, pos_weight: Array | None = None) -> Arra
 
     No term is negative, so nothing cancels, and both branches are analytic: autodiff is exact to any order.
     """
-    a, b = half_weights(y, pos_weight)
+    a, b = label_coefs(y, pos_weight)
     both = 1.0 if pos_weight is None else a + b
     return multiply_no_nan(jnp.where(x > 0.0, b, a), magnitude(x)) + both * jnp.log1p(jnp.exp(-magnitude(x)))
 
@@ -99,7 +99,7 @@ def binary_cross_entropy(
     r"""Binary cross-entropy between labels and probabilities.
 
     For models that end in a probability. A model that ends in a sigmoid trains better without it, on
-    `binary_cross_entropy_with_logits`: a probability next to 1 cannot say how near it is. With y = labels, p = probs,
+    `binary_cross_entropy_with_logits`: near 1 a probability rounds to 1. With y = labels, p = probs,
     w = pos_weight and v = weight, each entry costs::
 
         -v·[w·y·max(log p, -100) + (1 - y)·max(log(1 - p), -100)]
@@ -143,21 +143,21 @@ def binary_cross_entropy(
 @jax.custom_jvp
 def _bce(p: Array, y: Array, pos_weight: Array | None = None) -> Array:
     """-[a·max(log p, -100) + b·max(log(1 - p), -100)] with a = w·y and b = 1 - y."""
-    a, b = half_weights(y, pos_weight)
+    a, b = label_coefs(y, pos_weight)
     return -(a * _clamped_log(p) + b * _clamped_log_complement(p))
 
 
 _STEEPEST = 1e12
-"""Stands for 1/0 in a slope: PyTorch's figure for a certain and wrong probability."""
+"""Stands for 1/0 in a slope: PyTorch's figure for a confident and wrong probability."""
 
 
 @jax.custom_jvp
 def _bce_slope(p: Array, y: Array, pos_weight: Array | None) -> Array:
     """∂ℓ/∂p over the common denominator, as PyTorch has it to the last bit; partial fractions at 1 and next to 0."""
-    a, b = half_weights(y, pos_weight)
+    a, b = label_coefs(y, pos_weight)
     numerator = p - y if pos_weight is None else b * p - a * (1.0 - p)
     denominator = (1.0 - p) * p
-    # Avoid a numerator that is flushed to zero.
+    # Use partial fractions where the numerator would flush to 0.
     info = np.finfo(p.dtype)
     tiny = denominator < float(info.tiny / info.eps)
     slope = numerator / jnp.where(tiny, 1.0, denominator)
@@ -171,7 +171,7 @@ def _bce_slope_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple
 
 def _bce_slope_in_fractions(p: Array, y: Array, pos_weight: Array | None) -> Array:
     """b/(1 - p) - a/p: the slope in the form that has its limits at 0 and 1, and that is differentiated further."""
-    a, b = half_weights(y, pos_weight)
+    a, b = label_coefs(y, pos_weight)
     return _divide_steep(b, 1.0 - p) - _divide_steep(a, p)
 
 

@@ -89,15 +89,15 @@ def cross_entropy(
     if shape[class_axis] == 0:
         raise ValueError(f"{function}: logits must hold at least one class, got shape {shape}.")
     class_axis %= array.ndim
-    by_entry = arrays.replace_axis(jax.typeof(array), class_axis)
-    mask = validate(function, "logits without class_axis", {"where": where}, by_entry)["where"]
-    targets, indices, ignored = _validate_labels(function, labels, array, mask, by_entry, class_axis, ignore_index)
+    loss_aval = arrays.replace_axis(jax.typeof(array), class_axis)
+    mask = validate(function, "logits without class_axis", {"where": where}, loss_aval)["where"]
+    targets, indices, ignored = _validate_labels(function, labels, array, mask, loss_aval, class_axis, ignore_index)
     if w is not None and w.shape != (shape[class_axis],):
         raise ValueError(
             f"{function}: class_weight must have shape ({shape[class_axis]},), one per class, got {w.shape}. "
             "class_axis says which axis of logits holds the classes."
         )
-    axes = validate_reduction(function, reduction, axis, by_entry.ndim)
+    axes = validate_reduction(function, reduction, axis, loss_aval.ndim)
     given = Arguments(array, targets, {"class_weight": w}, None, checked["label_smoothing"], mask)
     reduction = "weighted_mean" if indices and reduction == "mean" else reduction
     return _cross_entropy_core(given, class_axis, indices, ignored, axes, reduction)
@@ -108,16 +108,16 @@ def _validate_labels(
     labels: ArrayLike,
     logits: Array,
     mask: Array | None,
-    by_entry: Any,
+    loss_aval: Any,
     class_axis: int,
     ignore_index: int | None,
 ) -> tuple[Array, bool, int | None]:
     """Check the labels and ignore_index; return the labels, whether they are class indices, and the ignored index."""
     array, shape, classes = as_real(function, "labels", labels), logits.shape, logits.shape[class_axis]
     indices = array.shape != shape
-    if indices and array.shape not in (by_entry.shape, ()):
+    if indices and array.shape not in (loss_aval.shape, ()):
         raise ValueError(
-            f"{function}: labels must be class indices of shape {by_entry.shape} or a scalar, or class probabilities "
+            f"{function}: labels must be class indices of shape {loss_aval.shape} or a scalar, or class probabilities "
             f"of shape {shape}, got shape {array.shape}. The classes are axis {class_axis} of logits: see class_axis."
         )
     if indices and not jnp.issubdtype(array.dtype, jnp.integer):
@@ -127,17 +127,17 @@ def _validate_labels(
         )
     ignored = None if ignore_index is None else as_integer(function, "ignore_index", ignore_index, "an integer or None")
     if indices:
-        words = f"{function}: labels must be class indices in [0, {classes})"
+        requirement = f"{function}: labels must be class indices in [0, {classes})"
         remedy = "Hide missing labels with `where` or ignore_index"
         remedy += "." if ignored is None else f", which is {ignored}."
-        return check_indices(array, classes, ignored, mask, by_entry, words, remedy), True, ignored
+        return check_indices(array, classes, ignored, mask, loss_aval, requirement, remedy), True, ignored
     if ignored is not None and ignored >= 0:
         raise ValueError(
             f"{function}: ignore_index needs labels that are class indices, got ignore_index={ignored} and class "
             "probabilities. Leave entries out with `where`."
         )
-    mask = None if mask is None else jnp.expand_dims(jnp.broadcast_to(mask, by_entry.shape), class_axis)
-    remedy = f"Class indices have the shape {by_entry.shape}; leave entries out with `where`."
+    mask = None if mask is None else jnp.expand_dims(jnp.broadcast_to(mask, loss_aval.shape), class_axis)
+    remedy = f"Class indices have the shape {loss_aval.shape}; leave entries out with `where`."
     return check_domain(function, "labels", array, mask, logits, remedy), False, None
 
 
@@ -153,17 +153,17 @@ def _cross_entropy_core(
     """Compute the loss of validated arguments; masks and weights have an axis of size 1 where the classes are."""
     logits = jax.lax.convert_element_type(given.predictions, arrays.compute_dtype(given.predictions))
     where, w, s = given.where, given.parameters["class_weight"], given.label_smoothing
-    by_entry = arrays.replace_axis(jax.typeof(given.predictions), class_axis)
+    loss_aval = arrays.replace_axis(jax.typeof(given.predictions), class_axis)
     if where is not None:
-        where = jnp.expand_dims(arrays.broadcast_like(where, by_entry), class_axis)
+        where = jnp.expand_dims(arrays.broadcast_like(where, loss_aval), class_axis)
     if w is not None:
         w = arrays.nan_outside_domain(jax.lax.convert_element_type(w, logits.dtype), "class_weight")
-        w = nan_unless(jnp.all(jnp.isfinite(w)), w)  # Also where the label is of a class whose weight is in order.
+        w = nan_unless(jnp.all(jnp.isfinite(w)), w)  # Propagate a bad weight to all entries.
         w = expand_class(w, logits, class_axis)
     if s is not None:
         s = arrays.nan_outside_domain(jax.lax.convert_element_type(s, logits.dtype), "label_smoothing")
     if indices:
-        index = jnp.expand_dims(arrays.broadcast_like(given.labels, by_entry), class_axis)
+        index = jnp.expand_dims(arrays.broadcast_like(given.labels, loss_aval), class_axis)
         labels, weight = _from_indices(logits, index, where, w, s, class_axis, ignored)
     else:
         labels, weight = _from_probs(logits, given.labels, where, w, s, class_axis)
@@ -213,8 +213,10 @@ def _from_probs(
         default=functools.partial(arrays.nan_outside_domain, name="labels"),
     )
 
-    def weighted(probs: Array) -> Array:
+    def apply_class_weight(probs: Array) -> Array:
         return probs if w is None else arrays.broadcast_like(w, probs) * probs
 
-    dense = weighted(probs if s is None else arrays.smooth_labels(probs, s, logits.shape[class_axis]))
-    return Labels(dense, None, where), jnp.expand_dims(arrays.sum_of(weighted(probs), (class_axis,)), class_axis)
+    dense = apply_class_weight(probs if s is None else arrays.smooth_labels(probs, s, logits.shape[class_axis]))
+    return Labels(dense, None, where), jnp.expand_dims(
+        arrays.sum_of(apply_class_weight(probs), (class_axis,)), class_axis
+    )

@@ -5,8 +5,8 @@ and its slope is g_ij = ∂/∂z_ij = σ(u_ij), or -σ(u_ij) on the diagonal. Th
 
     by x_i: scale·Σ_j g_ij·y_j    by y_j: scale·Σ_i g_ij·x_i    by scale: Σ_ij g_ij·⟨x_i, y_j⟩    by bias: Σ_ij g_ij.
 
-The logits exist one tile at a time. Value and slope share the one matrix product and the one exp of a tile, so the pass
-that sums the losses sums the gradients too, for two more products, and nobody has to make the logits again.
+The logits exist one tile at a time. Value and slope share the matmul and the exponential of a tile, so the pass that
+sums the losses sums the gradients too, for two more matmuls, and the backward pass recomputes nothing.
 """
 
 import functools
@@ -99,7 +99,7 @@ def sigmoid_contrastive_loss(
     tile_size = validate_size(function, "tile_size", tile_size, _TILE_SIZE)
     config = TileConfig(tile_size, axes, mean=reduction not in ("none", "sum"))
     # Cast before the core: the gradient of a value that is the same on every device is a sum over the devices.
-    return _contrastive_core(*match_varying(pairs, axes), config=config, each=reduction == "none")
+    return _contrastive_core(*match_varying(pairs, axes), config=config, per_example=reduction == "none")
 
 
 Pairs: TypeAlias = tuple[Array, Array, Array, Array]
@@ -125,7 +125,7 @@ class TileConfig(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """The sums of a pass, in the compute dtype: the loss of each x_i and, where wanted, the gradients.
+    """The sums of a pass, in the compute dtype: the loss of each x_i and, where needs_grad, the gradients.
 
     Those by x and y are of mean_scale·Σ loss. Those by scale and bias stay apart by row: a sum of sums rounds less.
     """
@@ -137,18 +137,17 @@ class _Sums(NamedTuple):
     bias: Array | None
 
 
-@jit("config", "each")
-def _contrastive_core(x: Array, y: Array, scale: Array, bias: Array, *, config: TileConfig, each: bool) -> Array:
-    return _losses(x, y, scale, bias, config) if each else _total(x, y, scale, bias, config)
+@jit("config", "per_example")
+def _contrastive_core(x: Array, y: Array, scale: Array, bias: Array, *, config: TileConfig, per_example: bool) -> Array:
+    return _losses(x, y, scale, bias, config) if per_example else _total(x, y, scale, bias, config)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _total(x: Array, y: Array, scale: Array, bias: Array, config: TileConfig) -> Array:
     """mean_scale·Σ of the losses of all pairs, over all devices.
 
-    Its rule takes value and gradients from one pass, and gives the product of gradients and tangents. So reverse mode
-    costs that one pass, as with a `custom_vjp`, and forward mode and all that is built of it work too. Left to
-    autodiff, with `jax.checkpoint` for the memory, the logits are made twice, and a step takes 1.25 times as long.
+    Its rule takes value and gradients from one pass and returns ⟨gradient, tangent⟩, so that forward mode works too.
+    Autodiff with `jax.checkpoint` computes the logits twice, and a step is 1.25 times slower.
     """
     losses = _losses(x, y, scale, bias, config)
     return psum(config.mean_scale(losses) * jnp.sum(losses), config.axes)
@@ -156,7 +155,7 @@ def _total(x: Array, y: Array, scale: Array, bias: Array, config: TileConfig) ->
 
 @functools.partial(_total.defjvp, symbolic_zeros=True)
 def _total_jvp(config: TileConfig, primals: Pairs, tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    sums = _pass(primals, config, tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents))
+    sums = _ring(primals, config, tuple(not isinstance(tangent, SymbolicZero) for tangent in tangents))
     mean_scale = config.mean_scale(sums.losses)
     total = mean_scale * jnp.sum(sums.losses)
     change = jnp.zeros_like(total)
@@ -169,29 +168,29 @@ def _total_jvp(config: TileConfig, primals: Pairs, tangents: tuple[Any, ...]) ->
 
 def _losses(x: Array, y: Array, scale: Array, bias: Array, config: TileConfig) -> Array:
     """The loss of each x_i, which pairs with every y_j of all devices."""
-    return _pass((x, y, scale, bias), config, (False,) * 4).losses
+    return _ring((x, y, scale, bias), config, (False,) * 4).losses
 
 
-def _pass(pairs: Pairs, config: TileConfig, wanted: tuple[bool, ...]) -> _Sums:
-    """The sums over all pairs of this device's x, with the gradients that are `wanted`, by y those of this device's y.
+def _ring(pairs: Pairs, config: TileConfig, needs_grad: tuple[bool, ...]) -> _Sums:
+    """Sum over all pairs of this device's x; sum the gradients where `needs_grad`, by y those of this device's y.
 
-    The y travel a ring, and what has been summed up for their gradient travels with them: after as many hops as there
-    are devices it is home and complete, and nothing was kept on the way.
+    The y travel a ring of devices, and their gradients with them: after as many hops as devices each gradient is
+    complete on its own device, and no hop leaves residuals.
     """
     x, y, scale, bias = pairs
     dtype = compute_dtype(x, y)
     scale, bias = (jax.lax.convert_element_type(value, dtype) for value in (scale, bias))
     rows, by_x, by_y, _ = match_varying((*(jnp.zeros(shape, dtype) for shape in (x.shape[:1], x.shape, y.shape)), x))
-    gradients = zip((by_x, by_y, rows, rows), wanted, strict=True)
+    gradients = zip((by_x, by_y, rows, rows), needs_grad, strict=True)
     sums = _Sums(rows, *(zero if want else None for zero, want in gradients))
     if not config.axes:
-        return _block(sums, (x, y, scale, bias), jnp.int32(0), config)
+        return _all_tiles(sums, (x, y, scale, bias), jnp.int32(0), config)
     hops = axis_size(config.axes)
     following = [(device, (device + 1) % hops) for device in range(hops)]
 
     def hop(carry: tuple[_Sums, Array], number: Array) -> tuple[tuple[_Sums, Array], None]:
         sums, y = carry
-        sums = _block(sums, (x, y, scale, bias), number, config)
+        sums = _all_tiles(sums, (x, y, scale, bias), number, config)
         by_y, y = jax.lax.ppermute((sums.y, y), config.axes, following)
         return (sums._replace(y=by_y), y), None
 
@@ -199,21 +198,21 @@ def _pass(pairs: Pairs, config: TileConfig, wanted: tuple[bool, ...]) -> _Sums:
     return sums
 
 
-def _block(sums: _Sums, pairs: Pairs, hop: Array, config: TileConfig) -> _Sums:
+def _all_tiles(sums: _Sums, pairs: Pairs, hop: Array, config: TileConfig) -> _Sums:
     """`sums` with the pairs of all x and all y; these have travelled `hop` devices far, and are at home at 0."""
     batch = pairs[0].shape[0]
     tiles = -(-batch // config.tile_size)
-    # Tiles as even as may be. Of a symbol, while a function is exported, JAX has to be told that it holds one.
+    # Cut tiles as even as may be. Use `min_dim` and `max_dim`: under `jax.export` sizes are symbolic.
     size = jax.core.min_dim(-(-batch // jax.core.max_dim(tiles, 1)), batch)
     mean_scale, slopes = config.mean_scale(sums.losses), any(gradient is not None for gradient in sums[1:])
     # Recompute the tiles where autodiff differentiates a pass, so that it stores none.
     tile = jax.checkpoint(functools.partial(_tile, size=size, mean_scale=mean_scale, slopes=slopes), prevent_cse=False)
 
     def step(sums: _Sums, number: Array) -> tuple[_Sums, None]:
-        # Tiles are of one size. Where it does not divide the batch, the last begins earlier, within the one before.
-        fresh = number // tiles * size, number % tiles * size
-        row, column = (jnp.minimum(start, batch - size) for start in fresh)
-        added = tile(pairs, (row, column), fresh, hop * batch)
+        # Overlap the last tile with its neighbour where the size does not divide the batch, and mask what was counted.
+        first_new = number // tiles * size, number % tiles * size
+        row, column = (jnp.minimum(start, batch - size) for start in first_new)
+        added = tile(pairs, (row, column), first_new, hop * batch)
         losses = _add_at(sums.losses, added.losses, row)
         gradients = zip(sums[1:], added[1:], (row, column, row, row), strict=True)
         return _Sums(losses, *(None if s is None or a is None else _add_at(s, a, at) for s, a, at in gradients)), None
@@ -224,14 +223,14 @@ def _block(sums: _Sums, pairs: Pairs, hop: Array, config: TileConfig) -> _Sums:
 def _tile(
     pairs: Pairs,
     corner: tuple[Array, Array],
-    fresh: tuple[Array, Array],
+    first_new: tuple[Array, Array],
     shift: Array,
     *,
     size: int,
     mean_scale: Array,
     slopes: bool,
 ) -> _Sums:
-    """The sums over the tile at `corner`, of its rows and columns from `fresh` on; x_i is paired with y_(i - shift)."""
+    """Sum over the tile at `corner`, from the row and column `first_new` on; x_i is paired with y_(i - shift)."""
     *batches, scale, bias = pairs
     x, y = (
         jax.lax.convert_element_type(jax.lax.dynamic_slice_in_dim(batch, start, size), scale.dtype)
@@ -242,7 +241,7 @@ def _tile(
     logits = scale * (x @ y.T) + bias
     signed = jnp.where(paired, -logits, logits)
     if size and batches[0].shape[0] % size:  # A symbol, of which it is not known, is true.
-        counted = (row >= fresh[0])[:, None] & (column >= fresh[1])[None, :]
+        counted = (row >= first_new[0])[:, None] & (column >= first_new[1])[None, :]
         signed = jnp.where(counted, signed, -jnp.inf)  # It costs nothing, and has no slope.
     losses = jnp.sum(softplus(signed), 1)
     if not slopes:

@@ -12,11 +12,11 @@ from jaxbce._core.numerics import (
     define_partials,
     divide_no_nan,
     multiply_no_nan,
-    nan_if_any,
     power,
     sigmoid,
     sigmoids,
     softplus,
+    zero_or_nan,
 )
 from jaxbce._cpu import elementwise as cpu
 from jaxbce._losses.binary import bce_with_logits
@@ -49,8 +49,8 @@ def sigmoid_focal_loss(
     v·α·u^γ·(γ·r·ℓ + p - y) with r = (1 - 2y)·p·(1 - p)/u: it and every further one are numbers for every γ ≥ 0.
 
     Domain:
-        Any logit. A certain and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a certain and wrong
-        one costs inf with gradient 1 in size (of v·α). NaN in gives NaN out.
+        Any logit. A confident and right prediction (x = +inf, y = 1) costs exactly 0 with gradient 0; a confident and
+        wrong one costs inf with gradient 1 in size (of v·α). NaN in gives NaN out.
 
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
@@ -118,10 +118,10 @@ def asymmetric_loss(
     it is `sigmoid_focal_loss`; with gammas 0 too it is `binary_cross_entropy_with_logits`.
 
     Domain:
-        Any logit. A certain and right prediction costs exactly 0 with gradient 0. A certain and wrong one costs inf for
-        y = 1 (gradient 1 in size) and, with a margin, (1 - margin)^gamma_neg·log(1 / margin) for y = 0 (gradient 0).
-        At p = margin a loss with gamma_neg < 1 has a kink: there it is 0, and so are its derivatives. NaN in gives NaN
-        out.
+        Any logit. A confident and right prediction costs exactly 0 with gradient 0. A confident and wrong one costs inf
+        for y = 1 (gradient 1 in size) and, with a margin, (1 - margin)^gamma_neg·log(1 / margin) for y = 0 (gradient
+        0). At p = margin a loss with gamma_neg < 1 has a kink: there it is 0, and so are its derivatives. NaN in gives
+        NaN out.
 
     Args:
         logits: floating, any shape: unnormalised log-odds of label 1.
@@ -161,8 +161,8 @@ def _asymmetric(x: Array, y: Array, *, gamma_pos: Exponent, gamma_neg: Exponent,
     positive = multiply_no_nan(power(q, gamma_pos, p), softplus(-x))
     negative = multiply_no_nan(power(u, gamma_neg, q + margin), _shifted_softplus(x, margin))
     # Make all derivatives NaN where a parameter of one half is. Stop its gradient: an infinite loss times that is NaN.
-    sound = 1.0 + jax.lax.stop_gradient(nan_if_any(gamma_pos, gamma_neg, margin))
-    return (multiply_no_nan(y, positive) + multiply_no_nan(1.0 - y, negative)) * sound
+    validity = 1.0 + jax.lax.stop_gradient(zero_or_nan(gamma_pos, gamma_neg, margin))
+    return (multiply_no_nan(y, positive) + multiply_no_nan(1.0 - y, negative)) * validity
 
 
 @jax.custom_jvp

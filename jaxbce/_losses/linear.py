@@ -6,11 +6,10 @@ The logits exist for one chunk of labels at a time. Arguments come in two pytree
 have the labels as their last axis, and a step of the loop takes a chunk of each; those that are `shared` serve every
 chunk.
 
-A training step needs value and gradients. To compute each chunk again on the way back costs a product of matrices and
-an exponential more, a quarter of the time. So the derivative rule of the total computes both in one pass: a chunk's
-loss, then at once its part of the gradients. As the rule returns ⟨gradient, tangent⟩, it costs in reverse mode what
-storing the gradients would, and keeps forward mode, `linearize`, second derivatives and `vmap`. Losses of single
-examples have as many gradients as examples, and go back by recomputation.
+The derivative rule of the total computes loss and gradients of a chunk in one pass: to recompute the chunk in the
+backward pass takes one more matmul and exponential, a quarter of the time. The rule returns ⟨gradient, tangent⟩, so
+that forward mode, `linearize`, second derivatives and `vmap` work too. Losses of single examples have as many gradients
+as examples, and are recomputed in the backward pass.
 """
 
 import dataclasses
@@ -61,8 +60,8 @@ def linear_binary_cross_entropy(
         binary_cross_entropy_with_logits(features @ kernel + bias, labels, ...)
 
     in value and every derivative, to rounding. Value and gradients are computed in one pass over the kernel, in forward
-    and reverse mode ("none" computes each chunk again on the way back); those of arguments that are not differentiated
-    (a frozen kernel) are not computed.
+    and reverse mode ("none" recomputes each chunk in the backward pass); gradients of arguments that are not
+    differentiated (a frozen kernel) are not computed.
 
     Domain:
         As `binary_cross_entropy_with_logits`, for the logits that the product gives: ±inf and NaN in features or kernel
@@ -153,7 +152,7 @@ _LABELS = Argument("real", _same, _MISSING, optional=True)
 
 
 def _default_chunk(batch: int, width: int) -> int:
-    """The number of labels at a time: so few that the arrays of a chunk fit a cache, but no products of slivers."""
+    """The number of labels of a chunk: its arrays fit a cache, with at least 512 columns for an efficient matmul."""
     known = isinstance(batch, int) and isinstance(width, int)  # and no symbols, while a function is exported
     return max(512, 400_000 // (batch + width + 1) // 128 * 128) if known else 512
 
@@ -165,7 +164,7 @@ def _linear_core(
     axes = batch_axes + label_axes
     given = match_varying(given, axes)
     (batch, _), labels = given["features"].shape, given["kernel"].shape[1]
-    shared, by_label = _arrange(given, label_axes)
+    shared, by_label = _split_by_chunking(given, label_axes)
     chunk = jax.core.min_dim(chunk, jax.core.max_dim(labels, 1))
     if reduction == "none":
         return arrays.psum(_losses(shared, by_label, chunk), label_axes)
@@ -183,7 +182,7 @@ def _linear_core(
     return arrays.divide_by_weight(total, arrays.psum(jnp.sum(weights) * (batch * labels / weights.size), axes))
 
 
-def _arrange(given: Arrays, label_axes: tuple[str, ...]) -> tuple[Arrays, Arrays]:
+def _split_by_chunking(given: Arrays, label_axes: tuple[str, ...]) -> tuple[Arrays, Arrays]:
     """Split the arguments into those that serve every chunk, in the compute dtype, and those that a chunk slices.
 
     The gradients of the former add up over the chunks in their dtype, those of the latter are written chunk by chunk.
@@ -224,19 +223,19 @@ class Step(Protocol[Carry]):
 
 
 def _over_chunks(step: Step[Carry], carry: Carry, by_label: Arrays, chunk: int) -> Carry:
-    """Carry from chunk to chunk. Make a step of its own of the rest, so that no array is padded or copied."""
-    whole, rest = divmod(by_label["kernel"].shape[1], chunk)
+    """Carry from chunk to chunk; process the last, shorter chunk outside the scan, so that no array is padded."""
+    full_chunks, remainder = divmod(by_label["kernel"].shape[1], chunk)
 
     def recomputed(carry: Carry, start: Array, size: int) -> Carry:
-        # Keep nothing for the way back: compute a chunk again where it is differentiated again.
+        # Store no residuals: recompute a chunk in the backward pass.
         result: Carry = jax.checkpoint(functools.partial(step, size=size), prevent_cse=False)(carry, start)
         return result
 
-    if whole:
-        # Tell JAX that there is a chunk at least: while a function is exported, a symbol is true.
-        starts = chunk * jnp.arange(jax.core.max_dim(whole, 1), dtype=jnp.int32)
+    if full_chunks:
+        # Use `max_dim`: under `jax.export` sizes are symbolic.
+        starts = chunk * jnp.arange(jax.core.max_dim(full_chunks, 1), dtype=jnp.int32)
         carry, _ = jax.lax.scan(lambda carry, start: (recomputed(carry, start, chunk), None), carry, starts)
-    return recomputed(carry, jnp.int32(whole * chunk), rest) if rest else carry
+    return recomputed(carry, jnp.int32(full_chunks * chunk), remainder) if remainder else carry
 
 
 def _chunk_losses(shared: Arrays, part: Arrays, start: Array) -> Array:

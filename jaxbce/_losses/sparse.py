@@ -22,10 +22,10 @@ def sparse_binary_cross_entropy_with_logits(
     axis: Axis = None,
     reduction: Reduction = "mean",
 ) -> Array:
-    r"""Binary cross-entropy of many labels of which few are on, and those are named by their indices.
+    r"""Binary cross-entropy of sparse labels, given by the indices of the positives.
 
     `binary_cross_entropy_with_logits` on the labels that are 1 at the positives and 0 elsewhere, in value and every
-    derivative, without an array of such labels to build and to feed (inside, they are bools for a while). With P = the
+    derivative, without an array of such labels to build and to feed (a bool mask is built inside). With P = the
     set of the positives of an example, x = logits, w = pos_weight and v = weight::
 
         Σ_{l in P} v_l·w_l·log(1 + exp(-x_l))  +  Σ_{l not in P} v_l·log(1 + exp(x_l))
@@ -94,5 +94,5 @@ def _sparse_core(given: Arguments, *, axis: tuple[int, ...] | None, reduction: R
 
 
 def _any_label(mask: Array) -> Array:
-    """True for the examples of which the mask includes a label."""
+    """Reduce the mask to examples."""
     return mask if mask.ndim == 0 else jnp.any(mask, -1, keepdims=True)

@@ -21,7 +21,7 @@ from jaxbce._core.arrays import UNIT_INTERVAL, Arguments, ArrayLike, Axis, AxisN
 from jaxbce._core.indices import PADDING, Ignored, integer_range, is_ignored, is_out_of_bounds
 from jaxbce._core.numerics import StaticExponent
 from jaxbce._core.program import jit
-from jaxbce._validate.checkify import check_later
+from jaxbce._validate.checkify import checkify_check
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -32,10 +32,10 @@ class Argument(NamedTuple):
     """A row of the table.
 
     Attributes:
-        kind: the dtypes it may have. A bool passes for a "real", but for a "number" only a mistake explains it.
-            "predictions" are floating, and may have been swapped with the labels. An "exponent" is a number, and a
-            `StaticExponent` where Python knows it to be whole and small.
-        shape: says what is wrong with (name, its shape, name of the reference, its shape), or None; None: no rule.
+        kind: the dtypes it may have. A bool passes for a "real", and is a mistake for a "number". "predictions" are
+            floating, and may have been swapped with the labels. An "exponent" is a number, and a `StaticExponent` where
+            Python knows it to be whole and small.
+        shape: returns a complaint about (name, its shape, name of the reference, its shape), or None; None: no rule.
         remedy: what to do about a value outside the domain, [0, 1] or [0, inf); None: there is no domain.
         optional: whether None leaves it out.
         neutral: the Python number that leaves it out, too, and spares its cost.
@@ -152,8 +152,8 @@ def validate(
             _check_dtype(function, name, array.dtype, row.kind)
             if like is None:
                 like = array
-            elif row.shape is not None and (wrong := row.shape(name, array.shape, reference, like.shape)):
-                raise ValueError(f"{function}: {wrong}")
+            elif row.shape is not None and (complaint := row.shape(name, array.shape, reference, like.shape)):
+                raise ValueError(f"{function}: {complaint}")
     for name, value in checked.items():
         row = table[name]
         if isinstance(value, Array) and row.remedy is not None and like is not None:
@@ -255,7 +255,7 @@ def as_real(function: str, name: str, value: ArrayLike) -> Array:
 
 
 def is_python_number(value: object) -> TypeGuard[int | float]:
-    """Tell an int or float of Python, which no trace hides and no dtype rounds. A bool is none."""
+    """Tell a Python int or float, but no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -273,14 +273,14 @@ Rule: TypeAlias = Callable[[ModuleType, Any, Any], Facts]
 def _bounds(high: float, dtype: np.dtype) -> Rule:
     """Included values lie in [0, high], where `high` is finite, in the compute dtype."""
 
-    def look(numpy: ModuleType, value: Any, mask: Any) -> Facts:
+    def measure(numpy: ModuleType, value: Any, mask: Any) -> Facts:
         # Let NaN pass: NaN in gives NaN out.
         if value.dtype != dtype:
             with np.errstate(over="ignore"):
                 value = value.astype(dtype)
         where = {} if mask is None else {"where": mask}
         if numpy is np:
-            # Call what nanmin and nanmax come down to: their wrappers take 6 µs, half as long as a small loss.
+            # Call `fmin.reduce` itself: the wrapper nanmin takes 6 µs, half as long as a small loss.
             least = np.fmin.reduce(value, None, initial=np.inf, **where)
             most = np.fmax.reduce(value, None, initial=-np.inf, **where)
         else:
@@ -288,14 +288,14 @@ def _bounds(high: float, dtype: np.dtype) -> Rule:
             most = numpy.nanmax(value, initial=-np.inf, **where)
         return (least < 0.0) | (most > high), least, most
 
-    return look
+    return measure
 
 
 @functools.cache
 def _index_bounds(number: int, ignored: Ignored) -> Rule:
     """Included indices that are not ignored lie in [0, number)."""
 
-    def look(numpy: ModuleType, value: Any, mask: Any) -> Facts:
+    def measure(numpy: ModuleType, value: Any, mask: Any) -> Facts:
         included = ~is_ignored(value, ignored)
         included = included if mask is None else included & mask
         first, last = (np.asarray(end, value.dtype) for end in integer_range(value.dtype))
@@ -303,11 +303,11 @@ def _index_bounds(number: int, ignored: Ignored) -> Rule:
         most = numpy.max(value, initial=first, where=included)
         return numpy.any(included & is_out_of_bounds(value, number)), least, most
 
-    return look
+    return measure
 
 
 def _looks_dense(numpy: ModuleType, value: Any, mask: Any) -> Facts:
-    """Not all may be 0 or 1."""
+    """Detect dense labels: all are 0 or 1."""
     del mask
     low, high = numpy.min(value), numpy.max(value)
     return (low >= 0) & (high <= 1), low, high
@@ -320,29 +320,31 @@ def check_domain(function: str, name: str, value: Array, mask: Array | None, lik
     dtype = np.dtype(arrays.compute_dtype(like))
     unit = name in UNIT_INTERVAL
     rule = _bounds(1.0 if unit else float(np.finfo(dtype).max), dtype)
-    words = f"{function}: {name} must {'lie in [0, 1]' if unit else 'be finite and not negative'}"
-    return check_values(value, mask, like, rule, words, remedy)
+    requirement = f"{function}: {name} must {'lie in [0, 1]' if unit else 'be finite and not negative'}"
+    return check_values(value, mask, like, rule, requirement, remedy)
 
 
 def check_indices(
-    indices: Array, number: int, ignored: Ignored, mask: Array | None, like: Like, words: str, remedy: str
+    indices: Array, number: int, ignored: Ignored, mask: Array | None, like: Like, requirement: str, remedy: str
 ) -> Array:
     """Return `indices`, unless one that the mask includes is out of bounds."""
-    # A symbol, while a function is exported, compares with nothing yet.
+    # Skip symbolic sizes (`jax.export`), which compare with nothing yet.
     if not isinstance(number, int):
         return indices
-    return check_values(indices, mask, like, _index_bounds(number, ignored), words, remedy)
+    return check_values(indices, mask, like, _index_bounds(number, ignored), requirement, remedy)
 
 
-def check_values(value: Array, mask: Array | None, like: Like, rule: Rule, words: str, remedy: str) -> Array:
-    """Return `value`, unless it breaks the rule that `words` tell: raise at once or, if not readable, under `checkify`.
+def check_values(value: Array, mask: Array | None, like: Like, rule: Rule, requirement: str, remedy: str) -> Array:
+    """Return `value` if it meets the requirement. Raise now, or leave a check for `checkify` if the value is traced.
 
     Value and mask are broadcast to the shape of `like`.
     """
     like = jax.typeof(like) if isinstance(like, Array) else like
     if isinstance(value, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
         outside, low, high = _compiled(rule, value, mask, like)
-        return check_later(value, outside, low, high, f"{words}, got values from {{low}} to {{high}}. {remedy}")
+        return checkify_check(
+            value, outside, low, high, f"{requirement}, got values from {{low}} to {{high}}. {remedy}"
+        )
     # Read host memory in place: to call a compiled function and wait for its answer takes longer than a small loss.
     if _is_on_host(value) and (mask is None or _is_on_host(mask)):
         read = (np.asarray(value), None) if mask is None else np.broadcast_arrays(value, mask)
@@ -352,7 +354,7 @@ def check_values(value: Array, mask: Array | None, like: Like, rule: Rule, words
             outside, low, high = _compiled(rule, value, mask, like)
     if outside:
         # Print NumPy scalars: as Python floats, float32 numbers have too many digits.
-        raise ValueError(f"{words}, got values from {low!s} to {high!s}. {remedy}")
+        raise ValueError(f"{requirement}, got values from {low!s} to {high!s}. {remedy}")
     return value
 
 
@@ -384,17 +386,17 @@ def validate_positives(
             f"{function}: positives must be integers, the indices of the labels that are on, got dtype {array.dtype}. "
             "Convert with positives.astype(jnp.int32); an array of 0 and 1 for all labels is something else."
         )
-    # Suspect dense labels: of as many indices as labels, all 0 or 1, some repeat. A symbol is no int.
+    # Suspect dense labels: of as many indices as labels, all 0 or 1, some repeat. Skip symbolic sizes (`jax.export`).
     if isinstance(labels, int) and array.shape[-1] == labels > 2 and 0 not in examples:
-        words = f"{function}: positives must be indices of labels, not 0 or 1 for each of {labels} labels"
+        requirement = f"{function}: positives must be indices of labels, not 0 or 1 for each of {labels} labels"
         remedy = (
             "If they are dense labels: linear_binary_cross_entropy takes them as `labels`, logits with them go into "
             "binary_cross_entropy_with_logits. If they are indices, drop those that repeat; padding is -1."
         )
-        array = check_values(array, None, array, _looks_dense, words, remedy)
-    words = f"{function}: positives must be label indices below {labels}, or negative for padding"
+        array = check_values(array, None, array, _looks_dense, requirement, remedy)
+    requirement = f"{function}: positives must be label indices below {labels}, or negative for padding"
     remedy = "Is the index that of another set of labels, or counted from 1?"
-    return check_indices(array, labels, PADDING, mask, array, words, remedy)
+    return check_indices(array, labels, PADDING, mask, array, requirement, remedy)
 
 
 # --- Options: plain Python values, static under `jit` -------------------------------------------------------------
@@ -423,7 +425,7 @@ def validate_axis(function: str, axis: Axis, ndim: int) -> tuple[int, ...] | Non
     if any(not -ndim <= a < ndim for a in axes):
         raise ValueError(f"{function}: axis must lie in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}.")
     if len({a % ndim for a in axes}) < len(axes):
-        raise ValueError(f"{function}: axis names an axis twice, got {axis}.")
+        raise ValueError(f"{function}: axis must not repeat an axis, got {axis}.")
     return tuple(a % ndim for a in axes)
 
 

@@ -25,7 +25,7 @@ except ImportError:
 _check_p = Primitive("jaxbce_check")
 
 
-def check_later(value: Array, outside: Array, low: Array, high: Array, message: str) -> Array:
+def checkify_check(value: Array, outside: Array, low: Array, high: Array, message: str) -> Array:
     """Return `value`; under `checkify` with `user_checks`, fail where the scalar `outside` is true.
 
     `message` is a format string over `low` and `high`.
