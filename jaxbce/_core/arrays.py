@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxbce._core.numerics import StaticExponent, apply_weight, nan_unless, nan_where, zero_where_masked
-from jaxbce._core.program import match_varying
+from jaxbce._core.program import match_varying, retype
 
 ArrayLike: TypeAlias = jax.typing.ArrayLike | Sequence["ArrayLike"]
 """All that `jax.numpy.asarray` takes: arrays, Python numbers, nested lists of them."""
@@ -28,8 +28,8 @@ AxisName: TypeAlias = str | tuple[str, ...] | list[str]
 
 Reduction: TypeAlias = Literal["none", "mean", "weighted_mean", "sum"]
 
-Like: TypeAlias = Any
-"""An array, or the type of one: shape, dtype and sharding."""
+Like: TypeAlias = Array | jax.ShapeDtypeStruct
+"""An array, or the shape, dtype and sharding of one."""
 
 # `reshard` left jax.experimental in jax 0.7.
 _RESHARD: Any = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
@@ -54,11 +54,18 @@ def compute_dtype(*arrays: Like) -> type[np.floating]:
     return np.float64 if np.dtype(np.float64) in [array.dtype for array in arrays] else np.float32
 
 
+def struct_of(like: Like) -> jax.ShapeDtypeStruct:
+    """The shape, dtype and explicit sharding of an array."""
+    if isinstance(like, jax.ShapeDtypeStruct):
+        return like
+    return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=jax.typeof(like).sharding)
+
+
 def broadcast_like(value: Array, like: Like) -> Array:
     """Broadcast `value` to the shape of `like`, and to its explicit sharding, if it lies on a mesh."""
     if value.shape != like.shape:
         value = jnp.broadcast_to(value, like.shape)
-    sharding = (jax.typeof(like) if isinstance(like, Array) else like).sharding
+    sharding = struct_of(like).sharding
     if sharding is None or sharding.mesh.empty or sharding.spec == jax.typeof(value).sharding.spec:
         return value
     resharded: Array = _RESHARD(value, sharding)
@@ -67,9 +74,8 @@ def broadcast_like(value: Array, like: Like) -> Array:
 
 def replace_axis(aval: Any, axis: int, *sizes: int) -> Any:
     """Replace one axis of an abstract value by axes of the given sizes, or by none."""
-    spec = [*aval.sharding.spec[:axis], *[None] * len(sizes), *aval.sharding.spec[axis + 1 :]]
-    sharding = jax.sharding.NamedSharding(aval.sharding.mesh, jax.sharding.PartitionSpec(*spec))
-    return aval.update(shape=(*aval.shape[:axis], *sizes, *aval.shape[axis + 1 :]), sharding=sharding)
+    spec = (*aval.sharding.spec[:axis], *[None] * len(sizes), *aval.sharding.spec[axis + 1 :])
+    return retype(aval, (*aval.shape[:axis], *sizes, *aval.shape[axis + 1 :]), spec)
 
 
 def cast_and_fill(value: Array, like: Array, where: Array | None, fill: float) -> Array:

@@ -15,6 +15,7 @@ import jax
 from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -67,9 +68,12 @@ class _Batch(Program):
         return list(self._vmap(self.program.cpu)(*arrays))
 
     def abstract_eval(self, *avals: Any) -> list[Any]:
-        size = next(aval.shape[0] for aval, batched in zip(avals, self.batched, strict=True) if batched)
-        one = [a.update(shape=a.shape[1:]) if batched else a for a, batched in zip(avals, self.batched, strict=True)]
-        return [aval.update(shape=(size, *aval.shape)) for aval in self.program.abstract_eval(*one)]
+        pairs = list(zip(avals, self.batched, strict=True))
+        first = next(aval for aval, batched in pairs if batched)
+        one = [retype(aval, aval.shape[1:], aval.sharding.spec[1:]) if batched else aval for aval, batched in pairs]
+        size, names, mesh = first.shape[0], first.sharding.spec[0], first.sharding.mesh
+        results = self.program.abstract_eval(*one)
+        return [retype(aval, (size, *aval.shape), (names, *aval.sharding.spec), mesh) for aval in results]
 
     def jvp(self, arrays: Sequence[Array], tangents: dict[int, Array]) -> tuple[list[Array], list[Array]]:
         def change(*both: Array) -> list[Array]:
@@ -78,6 +82,12 @@ class _Batch(Program):
 
         batched = dataclasses.replace(self, batched=(*self.batched, *(self.batched[i] for i in tangents)))
         return bind(self, *arrays), list(batched._vmap(change)(*arrays, *tangents.values()))
+
+
+def retype(aval: Any, shape: Sequence[int], spec: Sequence[Any], mesh: Any = None) -> Any:
+    """Replace shape and sharding of an abstract value."""
+    sharding = NamedSharding(aval.sharding.mesh if mesh is None else mesh, PartitionSpec(*spec))
+    return aval.update(shape=tuple(shape), sharding=sharding)
 
 
 _program_p = Primitive("jaxbce_program")

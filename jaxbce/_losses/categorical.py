@@ -89,7 +89,7 @@ def cross_entropy(
     if shape[class_axis] == 0:
         raise ValueError(f"{function}: logits must hold at least one class, got shape {shape}.")
     class_axis %= array.ndim
-    loss_aval = arrays.replace_axis(jax.typeof(array), class_axis)
+    loss_aval = arrays.replace_axis(arrays.struct_of(array), class_axis)
     mask = validate(function, "logits without class_axis", {"where": where}, loss_aval)["where"]
     targets, indices, ignored = _validate_labels(function, labels, array, mask, loss_aval, class_axis, ignore_index)
     if w is not None and w.shape != (shape[class_axis],):
@@ -153,7 +153,7 @@ def _cross_entropy_core(
     """Compute the loss of validated arguments; masks and weights have an axis of size 1 where the classes are."""
     logits = jax.lax.convert_element_type(given.predictions, arrays.compute_dtype(given.predictions))
     where, w, s = given.where, given.parameters["class_weight"], given.label_smoothing
-    loss_aval = arrays.replace_axis(jax.typeof(given.predictions), class_axis)
+    loss_aval = arrays.replace_axis(arrays.struct_of(given.predictions), class_axis)
     if where is not None:
         where = jnp.expand_dims(arrays.broadcast_like(where, loss_aval), class_axis)
     if w is not None:

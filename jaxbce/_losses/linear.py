@@ -15,8 +15,8 @@ as examples, and are recomputed in the backward pass.
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -216,14 +216,8 @@ def _split_by_chunking(given: Arrays, label_axes: tuple[str, ...]) -> tuple[Arra
 # --- One chunk after the other ------------------------------------------------------------------------------------
 
 
-class Step(Protocol[Carry]):
-    """The work of one chunk, which begins at the label `start` and has `size` of them."""
-
-    def __call__(self, carry: Carry, start: Array, /, size: int) -> Carry: ...
-
-
-def _over_chunks(step: Step[Carry], carry: Carry, by_label: Arrays, chunk: int) -> Carry:
-    """Carry from chunk to chunk; process the last, shorter chunk outside the scan, so that no array is padded."""
+def _over_chunks(step: Callable[..., Carry], carry: Carry, by_label: Arrays, chunk: int) -> Carry:
+    """Carry `step(carry, start, size)` over the labels; the last, shorter chunk runs outside the scan, unpadded."""
     full_chunks, remainder = divmod(by_label["kernel"].shape[1], chunk)
 
     def recomputed(carry: Carry, start: Array, size: int) -> Carry:

@@ -339,7 +339,7 @@ def check_values(value: Array, mask: Array | None, like: Like, rule: Rule, requi
 
     Value and mask are broadcast to the shape of `like`.
     """
-    like = jax.typeof(like) if isinstance(like, Array) else like
+    like = arrays.struct_of(like)
     if isinstance(value, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
         outside, low, high = _compiled(rule, value, mask, like)
         return checkify_check(
