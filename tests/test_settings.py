@@ -6,6 +6,7 @@ so are the numbers. Under the others the numbers are compared.
 
 import functools
 import gc
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,120 +15,39 @@ import pytest
 
 import jaxbce
 from tests import oracle
+from tests.calls import CALLS, draw, moved, of_moved
 from tests.losses import BINARY, FAMILIES, each_of
 from tests.settings import DEFAULTS, configured
-from tests.test_public import PUBLIC
 
 pytestmark = pytest.mark.slow
 
-# The third row is masked.
-LOGITS = np.array([[2.0, -1.0, 0.5], [0.5, 3.0, -4.0], [np.nan] * 3, [-4.0, 0.0, 1.0]])
-PROBS = 1 / (1 + np.exp(-LOGITS))
-LABELS = np.array([[1, 0, 0], [0, 1, 0], [-7, 7, 1], [0, 1, 1]])
-CLASSES = np.array([2, 0, 77, -100])
-ROWS = np.array([True, True, False, True])
-MASK = ROWS[:, None]
-FINITE = np.where(MASK, LOGITS, 0.25)
-WEIGHTS = (0.5, 1.0, 2.0)
-OPTIONS = {"pos_weight": 3.0, "weight": WEIGHTS, "label_smoothing": 0.1, "where": MASK}
+# Four examples of three labels that can be read, next to numbers of Python.
+BATCH = draw(4, 3)
+BATCH["per_label"] = tuple(BATCH["per_label"].tolist())
+EVERY = {name: call for calls in CALLS.values() for name, call in calls.items() if not re.search("each|=", name)}
+"""One call of each name and kind of labels."""
+TWICE = [row.name for row in BINARY] + ["cross_entropy, probabilities"]
+"""Those that are differentiated twice."""
 
 
-def logit_criteria(x):
-    bound = jaxbce.BCEWithLogitsLoss(pos_weight=jnp.ones(3, x.dtype), label_smoothing=0.1)(x, LABELS, where=MASK)
-    return bound + jaxbce.CrossEntropyLoss(class_weight=WEIGHTS)(x, CLASSES, where=ROWS)
-
-
-def probability_criterion(x):
-    return jaxbce.BCELoss(weight=WEIGHTS)(x, LABELS, where=MASK)
-
-
-def balanced(x):
-    """Weights from data, under two losses."""
-    pos_weight = jaxbce.pos_weight_from_labels(LABELS, where=MASK, max_weight=10)
-    class_weight = jaxbce.class_weight_from_counts([5, 1, 0], beta=0.9)
-    loss = jaxbce.binary_cross_entropy_with_logits(x, LABELS, pos_weight=pos_weight, where=MASK)
-    return loss + jaxbce.cross_entropy(x, CLASSES, class_weight=class_weight, where=ROWS)
-
-
-def average(x):
-    losses = jaxbce.binary_cross_entropy_with_logits(x, LABELS, where=MASK, reduction="none")
-    first = jaxbce.Average.of(x[:1], where=[[True, False, True]])
-    return (jaxbce.Average.of(losses, weight=WEIGHTS, where=MASK) + first).value
-
-
-def linear(x):
-    """A head of four labels, in chunks of which the last is shorter."""
-    kernel, bias = jnp.asarray(FINITE.T, x.dtype), np.arange(4, dtype=np.float32)
-    positives = np.array([[0, 3], [1, 1], [2, -1], [-1, -1]])
-    return jaxbce.linear_binary_cross_entropy(x, kernel, positives=positives, bias=bias, weight=2, chunk_size=3)
-
-
-def contrastive(x):
-    scale, bias = jnp.asarray(2, x.dtype), -1.0
-    return jaxbce.sigmoid_contrastive_loss(x, 2 * x[::-1], logit_scale=scale, logit_bias=bias, tile_size=2)
-
-
-def class_indices(x):
-    return jaxbce.cross_entropy(x, CLASSES, class_weight=WEIGHTS, label_smoothing=0.1, where=ROWS)
-
-
-def class_probabilities(x):
-    return jaxbce.cross_entropy(x, LABELS, class_weight=WEIGHTS, label_smoothing=0.1, where=ROWS)
-
-
-def sparse(x):
-    positives = np.array([[0, -1], [1, 1], [77, 5], [2, 1]])
-    return jaxbce.sparse_binary_cross_entropy_with_logits(x, positives, **OPTIONS)
-
-
-def adversarial(x):
-    discriminator = jaxbce.gan_discriminator_loss(x, -x, label_smoothing=0.1)
-    return discriminator + jaxbce.gan_generator_loss(x) + jaxbce.gan_generator_loss(2 * x, saturating=True)
-
-
-def binary(row):
-    def loss(x):
-        return row(x, LABELS, **OPTIONS)
-
-    loss.__name__ = row.name
-    return loss
-
-
-# Functions of predictions, and what these are.
-LOSSES = {
-    logit_criteria: LOGITS,
-    probability_criterion: PROBS,
-    balanced: LOGITS,
-    average: LOGITS,
-    class_indices: LOGITS,
-    sparse: LOGITS,
-    linear: FINITE,
-    contrastive: FINITE,
-    adversarial: FINITE,
-}
-# Those that are differentiated twice.
-TWICE = {binary(row): PROBS if row.function is jaxbce.binary_cross_entropy else LOGITS for row in BINARY}
-TWICE[class_probabilities] = LOGITS
+def predictions(dtype):
+    return {name: moved(call, BATCH, dtype) for name, call in EVERY.items()}
 
 
 def first(predictions):
-    """The value and gradient of every function."""
-    return [jax.value_and_grad(loss)(x) for loss, x in zip((*LOSSES, *TWICE), predictions, strict=True)]
+    """The value and gradients of every call."""
+    return {name: jax.value_and_grad(of_moved(EVERY[name], BATCH))(by) for name, by in predictions.items()}
+
+
+def hvp(name, by):
+    """A product with the Hessian."""
+    return jax.jvp(jax.grad(of_moved(EVERY[name], BATCH)), (by,), (jax.tree.map(jnp.nan_to_num, by),))[1]
 
 
 @jax.jit
 def derivatives(predictions):
     """The same, compiled, and of some a product with the Hessian."""
-
-    def hvp(loss, x):
-        return jax.jvp(jax.grad(loss), (x,), (jnp.ones_like(x),))[1]
-
-    twice = zip(TWICE, predictions[len(LOSSES) :], strict=True)
-    return first(predictions), [hvp(loss, x) for loss, x in twice]
-
-
-def predictions(dtype):
-    return [jnp.asarray(x, dtype) for x in (LOSSES | TWICE).values()]
+    return first(predictions), {name: hvp(name, predictions[name]) for name in TWICE}
 
 
 # What may refuse, and what is about other things: what is computed is the same under all of it.
@@ -164,11 +84,6 @@ def numbers(dtype, x64):
 def close(actual, expected, tolerance):
     assert all(np.isfinite(e).all() for e in jax.tree.leaves(expected))
     oracle.assert_close(actual, expected, tolerance)
-
-
-def test_every_public_name_is_here():
-    names = {name for function in LOSSES for name in function.__code__.co_names}
-    assert names | {row.function.__name__ for row in BINARY} >= PUBLIC
 
 
 def test_numbers_without_x64_and_with_it():
@@ -228,22 +143,23 @@ def test_the_program_is_the_same_under_other_settings(dtype, x64):
     assert programs[0] == programs[1]
 
 
-@pytest.mark.parametrize("loss", [*LOSSES, *TWICE], ids=lambda loss: loss.__name__)
-def test_no_tracer_leaks(loss):
-    """Not from a second derivative either. One function at a time: the search takes the square of what is traced."""
-    x = jnp.asarray((LOSSES | TWICE)[loss], jnp.float32)
+@pytest.mark.parametrize("name", EVERY)
+def test_no_tracer_leaks(name):
+    """Not from a second derivative either. One call at a time: the search takes the square of what is traced."""
+    by = moved(EVERY[name], BATCH, jnp.float32)
 
-    def both(x):
-        step = jax.value_and_grad(loss)
-        return jax.jvp(step, (x,), (jnp.ones_like(x),))[0] if loss in TWICE else step(x)
+    def both(by):
+        step = jax.value_and_grad(of_moved(EVERY[name], BATCH))
+        return jax.jvp(step, (by,), (jax.tree.map(jnp.ones_like, by),))[0] if name in TWICE else step(by)
 
     # What was there before is no leak, and there is much of it to look through.
     gc.collect()
     gc.freeze()
     with jax.checking_leaks():
-        value, gradient = jax.eval_shape(both, x)
+        value, gradients = jax.eval_shape(both, by)
     gc.unfreeze()
-    assert (value.shape, gradient.shape) == ((), x.shape)
+    assert value.shape == ()
+    assert {name: gradient.shape for name, gradient in gradients.items()} == {name: by[name].shape for name in by}
 
 
 def test_leaks_are_found():
