@@ -55,6 +55,10 @@ def truncated(text):
     return digits(text, units=1.0)
 
 
+def case(function, arguments, published, **options):
+    return functools.partial(function, **options), arguments, published
+
+
 # The functions under the reductions that the sources use.
 bce, entries_ce = binary_cross_entropy_with_logits, functools.partial(cross_entropy, reduction="none")
 rows_bce, rows_focal = functools.partial(bce, axis=-1), functools.partial(sigmoid_focal_loss, axis=-1)
@@ -85,21 +89,17 @@ SIGMOID_LOGITS = [*[[-1e9, -1e-9]] * 2, *[[1e9, 1e-9]] * 2, *[[-1e9, 1e-9]] * 2,
 SIGMOID_LOSSES = [5e8, 0.3465736, 0.3465736, 5e8, 5e8, 0.3465736, 0.3465736, 5e8, 0.6931472, 0.6931472]
 OPTAX = {
     # The poly loss with epsilon 0 is the cross-entropy.
-    "SafeSoftmaxCrossEntropyTest, PolyLossTest.test_batched, documentation of softmax_cross_entropy": (
+    "SafeSoftmaxCrossEntropyTest, PolyLossTest.test_batched, documentation of softmax_cross_entropy": case(
         entries_ce,
         (SAFE_LOGITS + POLY_LOGITS + EXAMPLE_LOGITS, SAFE_LABELS + POLY_LABELS + EXAMPLE_LABELS),
         digits("9.00013 3.0696733 0.693147 Infinity 0.0 0.1698 0.8247 0.2761 2.9518"),
     ),
-    "SigmoidCrossEntropyTest": (
-        rows_bce,
-        (SIGMOID_LOGITS, [[1.0, 0.0], [0.0, 1.0]] * 5),
-        within(SIGMOID_LOSSES, rtol=1e-6, atol=1e-6),
+    "SigmoidCrossEntropyTest": case(
+        rows_bce, (SIGMOID_LOGITS, [[1.0, 0.0], [0.0, 1.0]] * 5), within(SIGMOID_LOSSES, rtol=1e-6, atol=1e-6)
     ),
     # There the classes are 3·4 in two axes, and the labels (1, 1) and (2, 3).
-    "softmax_cross_entropy_with_integer_labels, documentation": (
-        entries_ce,
-        (np.arange(24.0).reshape(1, 2, 12), [[5, 11]]),
-        digits("6.4587 0.4587"),
+    "softmax_cross_entropy_with_integer_labels, documentation": case(
+        entries_ce, (np.arange(24.0).reshape(1, 2, 12), [[5, 11]]), digits("6.4587 0.4587")
     ),
 }
 
@@ -108,51 +108,40 @@ KERAS_LOGITS, KERAS_LABELS = [[-18.6, 0.51], [2.94, -12.8]], [[0, 1], [0, 0]]
 SPARSE_LOGITS = [[8.0, 1.0, 1.0], [0.0, 9.0, 1.0], [2.0, 3.0, 5.0]]
 ROW_WEIGHT = np.asarray([[0.8], [0.2]])
 KERAS = {
-    "BinaryCrossentropy, documentation, sample_weight": (
-        functools.partial(bce, weight=ROW_WEIGHT),
-        (KERAS_LOGITS, KERAS_LABELS),
-        truncated("0.243"),
+    "BinaryCrossentropy, documentation, sample_weight": case(
+        bce, (KERAS_LOGITS, KERAS_LABELS), truncated("0.243"), weight=ROW_WEIGHT
     ),
-    "BinaryCrossentropyTest.test_unweighted, probabilities": (
+    # Computed in float32.
+    "BinaryCrossentropyTest.test_unweighted, probabilities": case(
         binary_cross_entropy,
         ([[0.9, 0.1, 0.2], [0.3, 0.8, 0.1], [0.1, 0.2, 0.7]], np.eye(3)),
-        within(0.20046903, rtol=1e-6, atol=1e-6),  # computed in float32
+        within(0.20046903, rtol=1e-6, atol=1e-6),
     ),
-    "BinaryFocalCrossentropy, documentation, gamma 5, balanced, no reduction": (
-        functools.partial(rows_focal, gamma=5.0, alpha=0.25),
-        (KERAS_LOGITS, KERAS_LABELS),
-        truncated("0.0004 0.8670"),
+    "BinaryFocalCrossentropy, documentation, gamma 5, balanced, no reduction": case(
+        rows_focal, (KERAS_LOGITS, KERAS_LABELS), truncated("0.0004 0.8670"), gamma=5.0, alpha=0.25
     ),
-    "BinaryFocalCrossentropyTest.test_no_reduction": (
-        functools.partial(probs_focal, axis=-1),
-        ([[0.9, 0.8], [0.7, 0.2]], [[1, 0], [1, 0]]),
-        digits("0.515547 0.020513"),
+    "BinaryFocalCrossentropyTest.test_no_reduction": case(
+        probs_focal, ([[0.9, 0.8], [0.7, 0.2]], [[1, 0], [1, 0]]), digits("0.515547 0.020513"), axis=-1
     ),
-    "CategoricalCrossentropyTest.test_unweighted, probabilities": (
-        log_probs_ce,
-        ([[0.9, 0.05, 0.05], [0.5, 0.89, 0.6], [0.05, 0.01, 0.94]], np.eye(3)),
-        truncated("0.3239"),
+    "CategoricalCrossentropyTest.test_unweighted, probabilities": case(
+        log_probs_ce, ([[0.9, 0.05, 0.05], [0.5, 0.89, 0.6], [0.05, 0.01, 0.94]], np.eye(3)), truncated("0.3239")
     ),
-    "SparseCategoricalCrossentropyTest.test_no_reduction": (
+    "SparseCategoricalCrossentropyTest.test_no_reduction": case(
+        entries_ce, (SPARSE_LOGITS, [0, 1, 2]), digits("0.001822 0.000459 0.169846")
+    ),
+    "SparseCategoricalCrossentropyTest.test_ignore_class": case(
         entries_ce,
-        (SPARSE_LOGITS, [0, 1, 2]),
-        digits("0.001822 0.000459 0.169846"),
-    ),
-    "SparseCategoricalCrossentropyTest.test_ignore_class": (
-        functools.partial(entries_ce, ignore_index=-1),
         ([[[0.854, 0.698, 0.598], [0.088, 0.86, 0.018]]], [[-1, 2]]),
         digits("0.0 1.480129"),
+        ignore_index=-1,
     ),
-    "CategoricalCrossentropyTest.test_label_smoothing": (
-        functools.partial(cross_entropy, label_smoothing=0.1),
-        ([[100.0, -100.0, -100.0]], [0]),
-        within(400.0 * 0.1 / 3.0, rtol=1e-12),  # published as this formula, which leaves out e^-200
+    # Published as this formula, which leaves out e^-200.
+    "CategoricalCrossentropyTest.test_label_smoothing": case(
+        cross_entropy, ([[100.0, -100.0, -100.0]], [0]), within(400.0 * 0.1 / 3.0, rtol=1e-12), label_smoothing=0.1
     ),
     # A probability of 0 is a logit of -inf.
-    "SparseCategoricalCrossentropy, documentation": (
-        functools.partial(log_probs_ce, reduction="none"),
-        ([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]], [1, 2]),
-        digits("0.0513 2.303"),
+    "SparseCategoricalCrossentropy, documentation": case(
+        log_probs_ce, ([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]], [1, 2]), digits("0.0513 2.303"), reduction="none"
     ),
 }
 
@@ -162,19 +151,20 @@ GAN_CLASSES = [1, 2, 0, 0]
 FAKE_CLASS_LOGITS = [[10.0, 4.4, -5.5, 3.6], [-4.0, 4.4, 5.2, 4.6], [1.1, 2.4, -3.5, 5.6], [1.1, 2.4, -3.5, 5.6]]
 REAL_CLASS_LOGITS = [[-2.0, 0.4, 12.5, 2.7], [-1.2, 1.9, 12.3, 2.6], [-2.4, -1.7, 2.5, 2.7], [1.1, 2.4, -3.5, 5.6]]
 TF_GAN = {
-    "ModifiedLossTest, generator": (gan_generator_loss, (FAKE,), digits("1.38582")),
-    "ModifiedLossTest and MinimaxLossTest, discriminator, patches": (
-        functools.partial(gan_discriminator_loss, label_smoothing=0.25),
+    "ModifiedLossTest, generator": case(gan_generator_loss, (FAKE,), digits("1.38582")),
+    "ModifiedLossTest and MinimaxLossTest, discriminator, patches": case(
+        gan_discriminator_loss,
         (np.reshape(REAL, (2, 2)), np.reshape(FAKE, (2, 2))),
         digits("6.19637"),
+        label_smoothing=0.25,
     ),
     # There the generator's loss holds a constant too: real logits of 1.
-    "MinimaxLossTest, generator": (
+    "MinimaxLossTest, generator": case(
         lambda fake: gan_generator_loss(fake, saturating=True) - bce(jnp.ones_like(fake), 1),
         (FAKE,),
         digits("-4.82408"),
     ),
-    "ACGANLossTest, discriminator": (
+    "ACGANLossTest, discriminator": case(
         lambda fake, real, y: cross_entropy(fake, y) + cross_entropy(real, y),
         (FAKE_CLASS_LOGITS, REAL_CLASS_LOGITS, GAN_CLASSES),
         digits("9.43950"),
@@ -185,23 +175,20 @@ TF_GAN = {
 MONAI_LOGITS = np.broadcast_to([[1.0, 1.0], [0.5, 0.0]], (1, 3, 2, 2))
 MONAI_LABELS = np.asarray([[[[1, 0], [0, 1]], [[0, 1], [0, 0]], [[0, 0], [1, 0]]]])
 MONAI = {
-    "TEST_CASES, alpha 0.8": (
-        functools.partial(sigmoid_focal_loss, alpha=0.8),
-        (MONAI_LOGITS, MONAI_LABELS),
-        digits("0.08423"),
-    ),
-    "TEST_CASES, no reduction": (
-        functools.partial(sigmoid_focal_loss, reduction="none"),
+    "TEST_CASES, alpha 0.8": case(sigmoid_focal_loss, (MONAI_LOGITS, MONAI_LABELS), digits("0.08423"), alpha=0.8),
+    "TEST_CASES, no reduction": case(
+        sigmoid_focal_loss,
         (MONAI_LOGITS, MONAI_LABELS),
         digits("0.02266 0.70187 0.37741 0.17329 0.70187 0.02266 0.37741 0.17329 0.70187 0.70187 0.06757 0.17329"),
+        reduction="none",
     ),
-    "TEST_CASES, weight, no reduction": (
-        functools.partial(sigmoid_focal_loss, weight=np.asarray([0.5, 0.1, 0.2]).reshape(3, 1, 1), reduction="none"),
+    # The last but one is 0.01351 to the nearest.
+    "TEST_CASES, weight, no reduction": case(
+        sigmoid_focal_loss,
         (MONAI_LOGITS, MONAI_LABELS),
-        digits(
-            "0.01133 0.35093 0.18871 0.08664 0.07019 0.00227 0.03774 0.01733 0.14037 0.14037 0.01352 0.03466",
-            units=1.0,  # the last but one is 0.01351 to the nearest
-        ),
+        truncated("0.01133 0.35093 0.18871 0.08664 0.07019 0.00227 0.03774 0.01733 0.14037 0.14037 0.01352 0.03466"),
+        weight=np.asarray([0.5, 0.1, 0.2]).reshape(3, 1, 1),
+        reduction="none",
     ),
 }
 
@@ -232,39 +219,35 @@ EXTREMES = np.asarray(
 )
 EXTREMES_ATOL = np.asarray([*[[0.0]] * 14, *[[1e-15]] * 2])
 SCIKIT_LEARN = {
-    "HalfBinomialLoss, test_loss_on_specific_values": (
-        bce,
-        (math.log(4), 0.25),
-        within(math.log1p(4) - 0.25 * math.log(4), rtol=1e-15),
+    "HalfBinomialLoss, test_loss_on_specific_values": case(
+        bce, (math.log(4), 0.25), within(math.log1p(4) - 0.25 * math.log(4), rtol=1e-15)
     ),
-    "HalfBinomialLoss, test_loss_on_specific_values, extremes": (
-        derivatives,
-        (EXTREMES[:, 1], EXTREMES[:, 0]),
-        within(EXTREMES[:, 2:], rtol=1e-15, atol=EXTREMES_ATOL),
+    "HalfBinomialLoss, test_loss_on_specific_values, extremes": case(
+        derivatives, (EXTREMES[:, 1], EXTREMES[:, 0]), within(EXTREMES[:, 2:], rtol=1e-15, atol=EXTREMES_ATOL)
     ),
-    "HalfMultinomialLoss, test_loss_on_specific_values, 1e4": (
-        cross_entropy,
-        ([[1e4, 0.0, 7e-7]], [2]),
-        within(1e4 - 7e-7, rtol=1e-15),
+    "HalfMultinomialLoss, test_loss_on_specific_values, 1e4": case(
+        cross_entropy, ([[1e4, 0.0, 7e-7]], [2]), within(1e4 - 7e-7, rtol=1e-15)
     ),
-    "test_log_loss, two classes": (binary_cross_entropy, ([0.7, 0.4, 0.6, 0.3], [0, 1, 1, 0]), digits("0.7469410")),
-    "test_compute_sample_weight": (class_weight_from_counts, ([3, 3, 1],), truncated("0.7777 0.7777 2.3333")),
+    "test_log_loss, two classes": case(binary_cross_entropy, ([0.7, 0.4, 0.6, 0.3], [0, 1, 1, 0]), digits("0.7469410")),
+    "test_compute_sample_weight": case(class_weight_from_counts, ([3, 3, 1],), truncated("0.7777 0.7777 2.3333")),
 }
 
 # Flux. Its tests compare with ≈, a relative 1.5e-8.
 FLUX = {
     # γ = 2 and no alpha.
-    "losses.jl, binary_focal_loss": (
+    "losses.jl, binary_focal_loss": case(
         probs_focal,
         ([[0.268941, 0.5, 0.268941], [0.731059, 0.5, 0.731059]], [[0, 1, 0], [1, 0, 1]]),
         within(0.0728675615927385, rtol=1.5e-8),
     ),
-    "logitcrossentropy, documentation": (
+    "logitcrossentropy, documentation": case(
         cross_entropy,
         (np.reshape([*range(-9, 1), *range(10), 7.5], (7, 3)), [0, 1, 2, 0, 1, 0, 0]),
         digits("1.5791205"),
     ),
-    "logitbinarycrossentropy, documentation": (bce, ([2.0, -1.0, math.pi], [True, False, True]), digits("0.160832")),
+    "logitbinarycrossentropy, documentation": case(
+        bce, ([2.0, -1.0, math.pi], [True, False, True]), digits("0.160832")
+    ),
 }
 
 # burn, in the tests of burn-nn.
@@ -272,29 +255,21 @@ BURN_LOGITS, BURN_LABELS = np.asarray([0.8271, 0.9626, 0.3796, 0.2355]), [0, 1, 
 BURN_PROBS = 1 / (1 + np.exp(-BURN_LOGITS))
 MANY_LOGITS, MANY_LABELS = [[0.5150, 0.3097, 0.7556], [0.4974, 0.9879, 0.1564]], np.asarray([[1, 0, 1], [1, 0, 0]])
 BURN = {
-    "test_binary_cross_entropy_preds_all_incorrect": (
-        binary_cross_entropy,
-        ([0.0, 1.0, 0.0, 1.0], [1, 0, 1, 0]),
-        digits("100.000"),
+    "test_binary_cross_entropy_preds_all_incorrect": case(
+        binary_cross_entropy, ([0.0, 1.0, 0.0, 1.0], [1, 0, 1, 0]), digits("100.000")
     ),
     # A weight per kind of label: 3 for 0 and 7 for 1.
-    "test_binary_cross_entropy_with_weights": (
-        functools.partial(binary_cross_entropy, weight=np.asarray([3.0, 7.0, 3.0, 7.0])),
-        (BURN_PROBS, BURN_LABELS),
-        digits("3.1531"),
+    "test_binary_cross_entropy_with_weights": case(
+        binary_cross_entropy, (BURN_PROBS, BURN_LABELS), digits("3.1531"), weight=np.asarray([3.0, 7.0, 3.0, 7.0])
     ),
-    "test_binary_cross_entropy_multilabel_with_weights": (
-        functools.partial(bce, weight=np.asarray([3.0, 7.0, 0.9])),
-        (MANY_LOGITS, MANY_LABELS),
-        digits("3.1708"),
+    "test_binary_cross_entropy_multilabel_with_weights": case(
+        bce, (MANY_LOGITS, MANY_LABELS), digits("3.1708"), weight=np.asarray([3.0, 7.0, 0.9])
     ),
     # Of 3 labels burn smooths with s/3, and we with s/2: the soft labels are given.
-    "test_binary_cross_entropy_multilabel_with_smoothing": (
-        bce,
-        (MANY_LOGITS, MANY_LABELS * 0.9 + 0.1 / 3),
-        digits("0.7228"),
+    "test_binary_cross_entropy_multilabel_with_smoothing": case(
+        bce, (MANY_LOGITS, MANY_LABELS * 0.9 + 0.1 / 3), digits("0.7228")
     ),
-    "padded_targets_have_zero_gradient": (
+    "padded_targets_have_zero_gradient": case(
         jax.grad(functools.partial(cross_entropy, ignore_index=2)),
         ([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]], [0, 2]),
         digits("-0.1562053 0.1141952 0.04201007 0.0 0.0 0.0"),
@@ -306,23 +281,20 @@ MM_LOGITS, MM_LABELS = [[5.0, -5.0, 0.0], [5.0, -5.0, 0.0]], [[1, 0, 1], [0, 1, 
 FAR_LOGITS, FAR_LABELS = [[-200.0, 100.0], [500.0, -1000.0], [300.0, -300.0]], [[1, 0], [0, 1], [1, 0]]
 FAR_CLASS_LOGITS = [[-1000.0, 1000.0], [100.0, -100.0]]
 MMPRETRAIN = {
-    "test_asymmetric_loss": (asymmetric_loss, (MM_LOGITS, MM_LABELS), within(3.80845 / 3, rtol=1e-5)),
-    "test_asymmetric_loss, no clip": (
-        functools.partial(asymmetric_loss, margin=0.0),
-        (MM_LOGITS, MM_LABELS),
-        within(5.1186 / 3, rtol=1e-5),
+    "test_asymmetric_loss": case(asymmetric_loss, (MM_LOGITS, MM_LABELS), within(3.80845 / 3, rtol=1e-5)),
+    "test_asymmetric_loss, no clip": case(
+        asymmetric_loss, (MM_LOGITS, MM_LABELS), within(5.1186 / 3, rtol=1e-5), margin=0.0
     ),
-    "test_focal_loss": (functools.partial(sigmoid_focal_loss, alpha=0.25), (MM_LOGITS, MM_LABELS), digits("0.8522")),
+    "test_focal_loss": case(sigmoid_focal_loss, (MM_LOGITS, MM_LABELS), digits("0.8522"), alpha=0.25),
     # There the mean is by the number of entries, which is ours of class probabilities.
-    "test_cross_entropy_loss, softmax, class_weight": (
-        functools.partial(cross_entropy, class_weight=np.asarray([0.3, 0.7])),
+    "test_cross_entropy_loss, softmax, class_weight": case(
+        cross_entropy,
         (FAR_CLASS_LOGITS, [[1.0, 0.0], [0.0, 1.0]]),
         within(370.0, rtol=1e-5),
+        class_weight=np.asarray([0.3, 0.7]),
     ),
-    "test_cross_entropy_loss, sigmoid, pos_weight": (
-        functools.partial(bce, pos_weight=np.asarray([0.1, 0.2])),
-        (FAR_LOGITS, FAR_LABELS),
-        digits("136.6667"),
+    "test_cross_entropy_loss, sigmoid, pos_weight": case(
+        bce, (FAR_LOGITS, FAR_LABELS), digits("136.6667"), pos_weight=np.asarray([0.1, 0.2])
     ),
 }
 
