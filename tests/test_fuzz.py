@@ -141,12 +141,19 @@ def other_shapes(shape):
     return sorted(found - {shape, ()})
 
 
+def bound(function, **options):
+    """The call with these options, in the place of which others may come."""
+    return lambda *data, **changes: function(*data, **options | changes)
+
+
+NO_REDUCTION = (ValueError, {"reduction": "max"})
+COMPLEX = (TypeError, {"x": np.ones(2, np.complex64)})
 WRONG = [
-    (ValueError, {"reduction": "max"}),
+    NO_REDUCTION,
     (ValueError, {"axis": 7, "reduction": "sum"}),
     (ValueError, {"axis": 0, "reduction": "none"}),
     (TypeError, {"axis": 0.5, "reduction": "sum"}),
-    (TypeError, {"x": np.ones(2, np.complex64)}),
+    COMPLEX,
 ]
 
 # --- Losses -------------------------------------------------------------------------------------------------------
@@ -227,10 +234,7 @@ def entries(draw):
     wrong = [(error, changes) for error, changes in wrong if not row.adapter or not {"x", "y", "where"} & set(changes)]
     size = float(np.prod([np.max(own.get(name, 1.0), initial=1.0) for name in ("pos_weight", "weight")]))
 
-    def loss(x, y, **changes):
-        return row(x, y, **options | changes)
-
-    return Call(row.function.__name__, loss, SUM, data, expected, slope, size, wrong)
+    return Call(row.function.__name__, bound(row, **options), SUM, data, expected, slope, size, wrong)
 
 
 def log_softmax(x):
@@ -283,9 +287,6 @@ def classes(draw):
         slopes = a.sum(-1, keepdims=True) * np.exp(log_softmax(x)) - a
         return np.moveaxis(np.where(mask[..., None], slopes, 0), -1, axis), 32.0
 
-    def loss(x, y, **changes):
-        return jaxbce.cross_entropy(x, y, **options | changes)
-
     wrong = [
         *((ValueError, {"y": np.zeros(other, int)}) for other in other_shapes(shape) if other != rest),
         (TypeError, {"x": np.ones(shape, np.int32)}),
@@ -296,7 +297,7 @@ def classes(draw):
         *([(ValueError, {"y": np.full(rest, number), "where": None})] if np.prod(rest) else []),
         *WRONG,
     ]
-    return Call("cross_entropy", loss, SUM, data, expected, slope, 3.0, wrong)
+    return Call("cross_entropy", bound(jaxbce.cross_entropy, **options), SUM, data, expected, slope, 3.0, wrong)
 
 
 @st.composite
@@ -334,20 +335,21 @@ def positives(draw):
         slopes = (1.0 if v is None else v) * oracle.logit_slope(*parts(x, y))
         return (slopes @ kernel.astype(np.float64).T, 100.0) if head else (slopes, 16.0)
 
-    def loss(x, y, **changes):
-        if head:
-            return jaxbce.linear_binary_cross_entropy(x, kernel, positives=y, bias=bias, **options | changes)
-        return jaxbce.sparse_binary_cross_entropy_with_logits(x, y, **options | changes)
+    def of_head(x, y, **options):
+        return jaxbce.linear_binary_cross_entropy(x, kernel, positives=y, bias=bias, **options)
 
     wrong = [
         (ValueError, {"y": np.zeros((*shape, 2, 1), int)}),
         (TypeError, {"y": np.zeros((*shape, 2))}),
         (TypeError, {"x": np.ones((*shape, labels), int)}),
         *([(ValueError, {"y": np.full((*shape, 1), labels)})] if np.prod(shape) else []),
-        *([(ValueError, {"reduction": "max"}), (ValueError, {"chunk_size": 0})] if head else WRONG),
+        *([NO_REDUCTION, (ValueError, {"chunk_size": 0})] if head else WRONG),
     ]
-    name = "linear_binary_cross_entropy" if head else "sparse_binary_cross_entropy_with_logits"
-    return Call(name, loss, {"reduction": "sum"} if head else SUM, data, expected, slope, 3.0, wrong)
+    name, total = "sparse_binary_cross_entropy_with_logits", SUM
+    if head:
+        name, total = "linear_binary_cross_entropy", {"reduction": "sum"}
+    loss = bound(of_head if head else jaxbce.sparse_binary_cross_entropy_with_logits, **options)
+    return Call(name, loss, total, data, expected, slope, 3.0, wrong)
 
 
 @st.composite
@@ -364,25 +366,21 @@ def pairs(draw):
     def expected(x, y):
         return reduced(oracle.logit_loss(*parts(x, y)).sum(-1), dtype, reduction=options["reduction"])
 
-    def loss(x, y, **changes):
-        return jaxbce.sigmoid_contrastive_loss(x, y, logit_scale=scale, logit_bias=bias, **options | changes)
+    def slope(x, y):
+        return scale * oracle.logit_slope(*parts(x, y)) @ y.astype(np.float64), 1000.0
 
-    return Call(
-        "sigmoid_contrastive_loss",
-        loss,
-        {"reduction": "sum"},
-        lambda _: tuple(rng.normal(size=(batch, width)).astype(dtype) for _ in range(2)),
-        expected,
-        lambda x, y: (scale * oracle.logit_slope(*parts(x, y)) @ y.astype(np.float64), 1000.0),
-        1.0,
-        [
-            (ValueError, {"y": np.ones((batch + 1, width))}),
-            (ValueError, {"y": np.ones((batch, width, 1))}),
-            (TypeError, {"x": np.ones((batch, width), int)}),
-            (ValueError, {"tile_size": 0}),
-            (ValueError, {"reduction": "max"}),
-        ],
-    )
+    def data(_):
+        return tuple(rng.normal(size=(batch, width)).astype(dtype) for _ in range(2))
+
+    wrong = [
+        (ValueError, {"y": np.ones((batch + 1, width))}),
+        (ValueError, {"y": np.ones((batch, width, 1))}),
+        (TypeError, {"x": np.ones((batch, width), int)}),
+        (ValueError, {"tile_size": 0}),
+        NO_REDUCTION,
+    ]
+    loss = bound(jaxbce.sigmoid_contrastive_loss, logit_scale=scale, logit_bias=bias, **options)
+    return Call("sigmoid_contrastive_loss", loss, {"reduction": "sum"}, data, expected, slope, 1.0, wrong)
 
 
 @st.composite
@@ -399,21 +397,17 @@ def adversaries(draw):
         losses = oracle.logit_loss(rounded(x, dtype), label), oracle.logit_loss(rounded(y, dtype), 0.0)
         return sum(reduced(half, dtype, reduction=options["reduction"]) for half in losses)
 
-    return Call(
-        "gan_discriminator_loss",
-        lambda x, y, **changes: jaxbce.gan_discriminator_loss(x, y, **options | changes),
-        {"reduction": "sum"},
-        data,
-        expected,
-        lambda x, _: (oracle.logit_slope(rounded(x, dtype), label), 4.0),
-        1.0,
-        [
-            (TypeError, {"x": np.ones(shape, int)}),
-            (ValueError, {"y": np.ones((*shape, 2), np.float32), "reduction": "none"}),
-            (ValueError, {"label_smoothing": 1.5}),
-            (ValueError, {"reduction": "max"}),
-        ],
-    )
+    def slope(x, _):
+        return oracle.logit_slope(rounded(x, dtype), label), 4.0
+
+    wrong = [
+        (TypeError, {"x": np.ones(shape, int)}),
+        (ValueError, {"y": np.ones((*shape, 2), np.float32), "reduction": "none"}),
+        (ValueError, {"label_smoothing": 1.5}),
+        NO_REDUCTION,
+    ]
+    loss = bound(jaxbce.gan_discriminator_loss, **options)
+    return Call("gan_discriminator_loss", loss, {"reduction": "sum"}, data, expected, slope, 1.0, wrong)
 
 
 @st.composite
@@ -432,21 +426,19 @@ def averages(draw):
         number = v.sum(axis if axis is None else tuple(np.atleast_1d(axis).astype(int)), keepdims=True)
         return np.where(number == 0, 0, v / np.where(number == 0, 1, number)), 1.0
 
-    return Call(
-        "Average.of",
-        lambda x, v, **changes: jaxbce.Average.of(x, weight=v, **{"where": where, "axis": axis} | changes).value,
-        {},
-        lambda tame: (np.abs(logits(rng, shape, dtype, tame)), factors(rng, smaller_shape)),
-        expected,
-        slope,
-        3.0,
-        [
-            (ValueError, {"y": np.ones((2, *shape))}),
-            (TypeError, {"where": np.ones(shape)}),
-            (ValueError, {"axis": 7}),
-            (TypeError, {"x": np.ones(shape, np.complex64)}),
-        ],
-    )
+    def data(tame):
+        return np.abs(logits(rng, shape, dtype, tame)), factors(rng, smaller_shape)
+
+    def value(x, v, **options):
+        return jaxbce.Average.of(x, weight=v, **options).value
+
+    wrong = [
+        (ValueError, {"y": np.ones((2, *shape))}),
+        (TypeError, {"where": np.ones(shape)}),
+        (ValueError, {"axis": 7}),
+        COMPLEX,
+    ]
+    return Call("Average.of", bound(value, where=where, axis=axis), {}, data, expected, slope, 3.0, wrong)
 
 
 every_call = st.one_of(entries(), entries(), entries(), classes(), positives(), pairs(), adversaries(), averages())
