@@ -53,12 +53,7 @@ CASES = [
         "soft", {"pos_weight": positive(B, 1), "weight": positive(L), "label_smoothing": np.float64(0.2)}, id="labels"
     ),
     pytest.param("soft", {"weight": positive(1, L), "reduction": "none"}, id="none", marks=pytest.mark.slow),
-    pytest.param(
-        "positives",
-        {"pos_weight": positive(L), "weight": positive(B, 1), "reduction": "none"},
-        id="none, positives",
-        marks=pytest.mark.slow,
-    ),
+    # Positives without a reduction: tests/test_derivatives_anywhere.py.
 ]
 
 
