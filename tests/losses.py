@@ -197,5 +197,10 @@ BINARY = [row for row in FAMILIES if row.adapter is None]
 
 
 def each_of(rows):
-    """A test for each of these rows."""
-    return pytest.mark.parametrize("row", list(rows), ids=lambda row: row.name)
+    """A test for each of these rows; CI runs those that differ from another row in parameters or labels alone."""
+    kin = [jaxbce.sparse_binary_cross_entropy_with_logits, jaxbce.gan_discriminator_loss, jaxbce.gan_generator_loss]
+    params = [
+        pytest.param(row, marks=[pytest.mark.slow] if row.bound or row.function in kin else [], id=row.name)
+        for row in rows
+    ]
+    return pytest.mark.parametrize("row", params)

@@ -10,6 +10,7 @@ The oracle is the definition of each loss, naive and without a kink, differentia
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -441,7 +442,11 @@ def assert_exact(case, derivatives, place):
 # --- The laws ---------------------------------------------------------------------------------------------------------
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case",
+    # CI runs the cases that differ from another one in parameters or labels alone.
+    [pytest.param(c, marks=[pytest.mark.slow] if re.search("=|gan|sparse", c.name) else [], id=c.name) for c in CASES],
+)
 def test_hessian_in_a_scan_is_exact_at_zeros_and_ties(case):
     assert_exact(case, hessian, in_scan)
 
